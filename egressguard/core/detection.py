@@ -1,0 +1,93 @@
+"""A sequential probability ratio test per host (Wald 1947; for scanners: Jung et al., "Fast portscan
+detection using sequential hypothesis testing", 2004; for spam: Duan et al., SPOT, 2009).
+
+Each attempt is one observation: its destination is new to the host, or a repetition. A spambot hardly
+repeats, a misrouted MTA or a misconfigured application mostly does, so an attempt adds the logarithm of
+how much likelier it is under the first than under the second. The sum never falls below zero: a bot that
+moves into a long-clean host must not have to work off the host's good past first (Page 1954). It halves
+every half-life, and Wald's bounds for the configured error rates decide.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from egressguard.core.attempts import Attempts
+from egressguard.core.hosts import Host
+from egressguard.core.settings import Detection
+from egressguard.core.verdict import State, Verdict
+
+FORGET_BELOW = 0.05  # log-odds: less than one twentieth of what a single new destination adds
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Log-likelihood ratios of the two observations, and the bounds, all in natural logarithms."""
+
+    new: float
+    repeated: float
+    suspect: float
+    compromised: float
+
+
+def weights(detection: Detection) -> Weights:
+    """What `detection`'s probabilities and error rates mean for the sum."""
+    bot, benign = detection.new_destination_if_spambot, detection.new_destination_if_benign
+    return Weights(
+        new=math.log(bot / benign),
+        repeated=math.log((1 - bot) / (1 - benign)),
+        suspect=math.log((1 - detection.missed) / detection.suspect_false_alarm),
+        compromised=math.log((1 - detection.missed) / detection.false_alarm),
+    )
+
+
+def judge(previous: Mapping[Host, Verdict], evidence: Mapping[Host, Attempts],
+          detection: Detection, now_s: float) -> dict[Host, Verdict]:
+    """The verdicts at `now_s` on every host with a past or with evidence.
+
+    A host whose score has decayed to nothing is forgotten; that it is absent means `clean`.
+    """
+    w = weights(detection)
+    verdicts: dict[Host, Verdict] = {}
+    for host in previous.keys() | evidence.keys():
+        old = previous.get(host) or Verdict(host, State.CLEAN, 0.0, now_s, now_s)
+        verdict = _judge_host(_decayed(old, detection, now_s), evidence.get(host), w, now_s)
+        if verdict.score >= FORGET_BELOW or verdict.state is not State.CLEAN or host in evidence:
+            verdicts[host] = verdict
+    return verdicts
+
+
+def _decayed(verdict: Verdict, detection: Detection, now_s: float) -> Verdict:
+    elapsed_s = max(0.0, now_s - verdict.at_s)
+    return replace(verdict, at_s=now_s,
+                   score=float(verdict.score * 0.5 ** (elapsed_s / detection.half_life_s)))
+
+
+def _judge_host(old: Verdict, attempts: Attempts | None, w: Weights, now_s: float) -> Verdict:
+    if attempts is None:
+        state = state_of(old.score, old.state, w)
+        return old if state is old.state else replace(old, state=state, since_s=now_s,
+                                                      why="no further attempts, the score decayed")
+    new = min(len(attempts.new_destinations), attempts.count)
+    repeated = attempts.count - new
+    # New destinations first: the order within one round is unknown, and this one forgets least.
+    peak = min(old.score + new * w.new, 2 * w.compromised)
+    score = max(0.0, peak + repeated * w.repeated)
+    # Each observation is tested, so the bound counts where the sum passed it, not where it ended.
+    state = max(state_of(peak, old.state, w), state_of(score, old.state, w), key=lambda s: s.rank)
+    return replace(
+        old, score=score, state=state, attempts=old.attempts + attempts.count,
+        since_s=old.since_s if state is old.state else now_s,
+        why=f"{attempts.count} attempts, {new} of them to new destinations",
+    )
+
+
+def state_of(score: float, before: State, w: Weights) -> State:
+    """The state for a score: a bound must be reached to rise; to fall, half of it must be left behind.
+
+    Without that hysteresis a host near a bound would flap with every decay.
+    """
+    for state, bound in ((State.COMPROMISED, w.compromised), (State.SUSPECT, w.suspect)):
+        if score >= bound or (before.rank >= state.rank and score > bound / 2):
+            return state
+    return State.CLEAN

@@ -1,0 +1,176 @@
+"""The router's configuration as frozen values, and the mistakes that only show in the whole.
+
+`egressguard.config` reads a file into `Settings`; every field name is the key in that file.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+from egressguard.core.errors import Mistake
+from egressguard.core.hosts import Address, Host, hosts_of
+
+Network = IPv4Network | IPv6Network
+Mode = Literal["observe", "enforce"]
+INTERFACE_NAME_LENGTH = 15  # IFNAMSIZ - 1 (linux/if.h)
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Interfaces behind which hosts live, and the networks that live there."""
+
+    interfaces: tuple[str, ...]
+    networks: tuple[Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A host that may speak SMTP to the outside; its interfaces follow from the inside networks."""
+
+    name: str
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A named inside machine of the inventory; its counters exist before its first attempt."""
+
+    name: str
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """How evidence becomes a verdict (core/detection.py explains the test).
+
+    `false_alarm` and `missed` are the error rates α and β of `compromised`;
+    `suspect_false_alarm` is the α of `suspect`. A score halves every `half_life_s`.
+    """
+
+    false_alarm: float = 0.001
+    suspect_false_alarm: float = 0.05
+    missed: float = 0.01
+    new_destination_if_spambot: float = 0.9
+    new_destination_if_benign: float = 0.2
+    half_life_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One router's configuration."""
+
+    inside: tuple[Inside, ...]
+    router: str = "router"
+    mode: Mode = "enforce"
+    sender: tuple[Sender, ...] = ()
+    host: tuple[Machine, ...] = ()
+    detection: Detection = field(default_factory=Detection)
+    period_s: float = 0.25
+    signal_lifetime_s: float = 30.0
+    exchange: str = "sqlite:/var/lib/egressguard/exchange/exchange.db"
+    database: str = "/var/lib/egressguard/egressguard.db"
+    runtime_directory: str = "/run/egressguard"
+    rules: str = ""
+
+    def interfaces_of(self, address: Address) -> tuple[str, ...]:
+        """The inside interfaces behind which `address` lives; empty when it is outside."""
+        return tuple(
+            name
+            for inside in self.inside
+            if any(address in network for network in inside.networks)
+            for name in inside.interfaces
+        )
+
+    def names(self) -> dict[Host, str]:
+        """The name of every host that the configuration names, senders included."""
+        named = (*self.sender, *self.host)
+        return {key: machine.name for machine in named for key in hosts_of(machine.addresses)}
+
+
+def mistakes(settings: Settings) -> Iterator[Mistake]:
+    """Everything wrong with `settings` that no single field can tell."""
+    if not settings.inside:
+        yield Mistake("inside", "is empty: name the interfaces and networks that hosts live behind")
+    for i, inside in enumerate(settings.inside):
+        yield from _interface_mistakes(f"inside.{i}.interfaces", inside.interfaces)
+    yield from _overlaps(settings)
+    for kind, machines in (("sender", settings.sender), ("host", settings.host)):
+        for i, machine in enumerate(machines):
+            yield from _machine_mistakes(f"{kind}.{i}", machine, settings)
+    yield from _double_use(settings)
+    yield from _number_mistakes(settings)
+
+
+def _interface_mistakes(key: str, names: tuple[str, ...]) -> Iterator[Mistake]:
+    if not names:
+        yield Mistake(key, 'is empty: name at least one interface, for example ["eth1"]')
+    for name in names:
+        plain = name.isascii() and all(c.isalnum() or c in "._-" for c in name)
+        if not (plain and 0 < len(name) <= INTERFACE_NAME_LENGTH and name not in (".", "..")):
+            yield Mistake(key, f"{name!r} is no interface name: 1 to {INTERFACE_NAME_LENGTH} of "
+                               "the characters a-z A-Z 0-9 . _ -, as `ip link` shows it")
+
+
+def _overlaps(settings: Settings) -> Iterator[Mistake]:
+    """A network behind two declarations would give its senders two places to send from."""
+    placed = [(i, n) for i, inside in enumerate(settings.inside) for n in inside.networks]
+    for position, (i, one) in enumerate(placed):
+        for j, other in placed[position + 1:]:
+            if i != j and one.version == other.version and one.overlaps(other):
+                yield Mistake(f"inside.{j}.networks", f"{other} overlaps {one} of inside.{i}: a "
+                              "network lives behind one [[inside]]; list all its interfaces there")
+
+
+def _machine_mistakes(key: str, machine: Sender | Machine, settings: Settings) -> Iterator[Mistake]:
+    if not machine.name.strip() or not machine.name.isprintable():
+        yield Mistake(f"{key}.name", f"{machine.name!r} is no name: use printable characters")
+    if not machine.addresses:
+        yield Mistake(f"{key}.addresses", f"is empty: give the addresses of {machine.name!r}")
+    networks = ", ".join(str(n) for inside in settings.inside for n in inside.networks) or "none"
+    for address in machine.addresses:
+        if not settings.interfaces_of(address):
+            yield Mistake(f"{key}.addresses",
+                          f"{address} lies behind no inside interface (inside networks: {networks});"
+                          " give an address inside one of them, or add its network to an [[inside]]")
+
+
+def _double_use(settings: Settings) -> Iterator[Mistake]:
+    owners: dict[Host, str] = {}
+    for kind, machines in (("sender", settings.sender), ("host", settings.host)):
+        for i, machine in enumerate(machines):
+            for key in hosts_of(machine.addresses):
+                owner = owners.setdefault(key, f"{kind}.{i}")
+                if owner != f"{kind}.{i}":
+                    yield Mistake(f"{kind}.{i}.addresses",
+                                  f"{key} belongs to {owner} already: one host, one entry "
+                                  "(an IPv6 host is a whole /64)")
+
+
+def _number_mistakes(settings: Settings) -> Iterator[Mistake]:
+    bounds: tuple[tuple[str, float, float, float], ...] = (
+        ("period_s", settings.period_s, 0.05, 60),
+        ("signal_lifetime_s", settings.signal_lifetime_s, 5, 86400),
+        ("detection.half_life_s", settings.detection.half_life_s, 60, 30 * 86400),
+        ("detection.false_alarm", settings.detection.false_alarm, 1e-9, 0.5),
+        ("detection.suspect_false_alarm", settings.detection.suspect_false_alarm, 1e-9, 0.5),
+        ("detection.missed", settings.detection.missed, 1e-9, 0.5),
+        ("detection.new_destination_if_spambot",
+         settings.detection.new_destination_if_spambot, 0.01, 0.99),
+        ("detection.new_destination_if_benign",
+         settings.detection.new_destination_if_benign, 0.01, 0.99),
+    )
+    for key, value, low, high in bounds:
+        if not (math.isfinite(value) and low <= value <= high):
+            yield Mistake(key, f"{value} is out of range: {low} to {high}")
+    yield from _order_mistakes(settings.detection)
+
+
+def _order_mistakes(detection: Detection) -> Iterator[Mistake]:
+    if detection.false_alarm > detection.suspect_false_alarm:
+        yield Mistake("detection.false_alarm",
+                      "is above suspect_false_alarm: `compromised` needs more evidence than `suspect`")
+    if detection.new_destination_if_spambot <= detection.new_destination_if_benign:
+        yield Mistake("detection.new_destination_if_spambot", "is not above "
+                      "new_destination_if_benign: new destinations must speak for a spambot")

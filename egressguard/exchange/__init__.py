@@ -1,0 +1,45 @@
+"""Where routers and relays leave verdicts and reports for each other; `open_exchange` finds it by URL."""
+
+from pathlib import Path
+from typing import Protocol
+
+from egressguard.core.documents import Bulletin, Report
+from egressguard.core.errors import ExchangeError
+
+
+class Exchange(Protocol):
+    """One place for both directions. Each origin has one document of a kind: the newest it left.
+
+    Every method raises ExchangeError when the place cannot be reached or refuses. A document that cannot
+    be decoded is left out and counted in `damaged`, so that one bad writer cannot silence the others.
+    """
+
+    damaged: int
+
+    def publish(self, bulletin: Bulletin) -> None:
+        """Leaves a router's bulletin in place of its last one."""
+
+    def bulletins(self) -> list[Bulletin]:
+        """Every router's newest bulletin."""
+
+    def report(self, report: Report) -> None:
+        """Leaves a relay's report in place of its last one."""
+
+    def reports(self) -> list[Report]:
+        """Every relay's newest report."""
+
+    def changed(self) -> bool:
+        """Whether anybody else may have left something since the last call; cheap enough to poll."""
+
+    def close(self) -> None:
+        """Lets go of the place; what was left stays."""
+
+
+def open_exchange(url: str) -> Exchange:
+    """The exchange at `url` (`sqlite:/absolute/path`), made if it does not exist yet."""
+    from egressguard.exchange.sqlite import SqliteExchange
+
+    scheme, _, path = url.partition(":")
+    if scheme != "sqlite" or not path.startswith("/"):
+        raise ExchangeError(f"exchange {url!r}: unknown kind; write sqlite:/absolute/path/to/file")
+    return SqliteExchange(Path(path))

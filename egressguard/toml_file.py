@@ -1,0 +1,81 @@
+"""A TOML file becomes a frozen value, or a ConfigError that names every mistake at once.
+
+Both daemons read their configuration here. Pydantic checks the types strictly (a number in quotes is a
+mistake, not a number); this file only turns its findings into sentences with file, key and what would be
+right. Reading goes through JSON because strict mode accepts the text of an address there.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from egressguard.core.errors import ConfigError, Mistake
+
+T = TypeVar("T")
+
+
+def read(path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> T:
+    """The value of dataclass `kind` in the file; `check` finds what no single field can tell."""
+    adapter = TypeAdapter(kind, config=ConfigDict(extra="forbid", strict=True))
+    try:
+        value = adapter.validate_json(json.dumps(_load(path), default=str))
+    except ValidationError as error:
+        raise ConfigError(str(path), [_mistake(kind, e) for e in error.errors()]) from None
+    found = list(check(value))
+    if found:
+        raise ConfigError(str(path), found)
+    return value
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(str(path), [Mistake("", f"cannot be read: {reason}")]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(str(path), [Mistake("", f"is not TOML: {error}")]) from error
+
+
+def _mistake(kind: type, error: ErrorDetails) -> Mistake:
+    location = [part for part in error["loc"] if not _is_union_label(part)]
+    key = ".".join(str(part) for part in location)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return Mistake(key, _unknown_key(kind, location))
+    if error["type"] in ("missing", "missing_argument"):
+        return Mistake(key, "is missing")
+    given = json.dumps(error["input"], default=str)
+    return Mistake(key, f"{given[:80]}: {error['msg'][0].lower()}{error['msg'][1:]}")
+
+
+def _is_union_label(part: object) -> bool:
+    """Pydantic puts the tried member of a union into the location; a user's file has no such key."""
+    return isinstance(part, str) and part.startswith(("IPv4", "IPv6", "function-", "ipv4", "ipv6"))
+
+
+def _unknown_key(kind: type, location: list[Any]) -> str:
+    known = _fields_at(kind, location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(known)}"
+    return f"unknown key; {hint}"
+
+
+def _fields_at(kind: Any, location: list[Any]) -> list[str]:
+    """The keys that dataclass `kind` has at `location`."""
+    for part in location:
+        if dataclasses.is_dataclass(kind) and isinstance(part, str):
+            kind = typing.get_type_hints(kind).get(part)
+        else:
+            kind = typing.get_args(kind)[-1 if typing.get_origin(kind) is dict else 0]
+        if isinstance(kind, types.UnionType):
+            kind = typing.get_args(kind)[0]
+    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
