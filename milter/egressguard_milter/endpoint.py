@@ -1,0 +1,112 @@
+"""Where the milter listens: one address, never all of them by accident, and never another's socket.
+
+libmilter names a port `inet:PORT@HOST`; without a host it binds every address, and whoever reaches a
+milter's port can spend any client's quota.
+"""
+
+import fcntl
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from egressguard.core.errors import EgressguardError
+
+EXPECTED = "write inet:PORT@HOST (for example inet:8892@127.0.0.1) or unix:/absolute/path"
+UNIX_PATH_LENGTH = 107  # sun_path of unix(7), less its final zero
+
+
+class ListenError(EgressguardError):
+    """The milter's socket could not be had: in use, not permitted, or not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A parsed `socket`: either a path, or a host (an address) and a port."""
+
+    path: Path | None = None
+    host: str = ""
+    port: int = 0
+
+    @property
+    def connection(self) -> str:
+        """What libmilter's smfi_setconn takes."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"inet6:{self.port}@{self.host}" if ":" in self.host else f"inet:{self.port}@{self.host}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """The endpoint in `text`. Raises ValueError with what would be right."""
+    kind, _, rest = text.partition(":")
+    if kind in ("unix", "local"):
+        if not rest.startswith("/") or len(os.fsencode(rest)) > UNIX_PATH_LENGTH:
+            raise ValueError(f"{text!r}: the path must be absolute and at most {UNIX_PATH_LENGTH} "
+                             f"bytes long; {EXPECTED}")
+        return Endpoint(path=Path(rest))
+    if kind not in ("inet", "inet6"):
+        raise ValueError(f"{text!r}: {EXPECTED}")
+    port, at, host = rest.partition("@")
+    if not at:
+        raise ValueError(f"{text!r} names no host"
+                         + (", it would listen on every address" if rest.isdigit() else
+                            " (host:port is Postfix's order)") + f"; {EXPECTED}")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError(f"{text!r}: the port must be 1 to 65535; {EXPECTED}")
+    return Endpoint(host=_address(text, host), port=int(port))
+
+
+def _address(text: str, host: str) -> str:
+    """A name could resolve to another address tomorrow, so only `localhost` is one."""
+    try:
+        return str(ip_address("127.0.0.1" if host == "localhost" else host.strip("[]")))
+    except ValueError:
+        raise ValueError(f"{text!r}: the host must be an IP address; {EXPECTED}") from None
+
+
+def claim(endpoint: Endpoint) -> int | None:
+    """Makes sure that `endpoint` can be listened on, and that nobody else does.
+
+    Returns the descriptor of the lock beside a unix socket; it must stay open as long as the milter
+    runs. Raises ListenError. libmilter itself would take a live socket's path away from its owner
+    without a word, and reports a port in use only to syslog.
+    """
+    if endpoint.path is not None:
+        return _claim_path(endpoint.path)
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((endpoint.host, endpoint.port))
+            probe.listen()
+    except OSError as error:
+        raise ListenError(f"cannot listen on {endpoint.connection}: {error.strerror}") from error
+    return None
+
+
+def _claim_path(path: Path) -> int:
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ListenError(f"cannot listen on unix:{path}: {lock_path}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.lexists(path):
+            _remove_stale(path)
+    except BlockingIOError:
+        os.close(lock)
+        raise ListenError(f"cannot listen on unix:{path}: another egressguard-milter "
+                          "serves it already") from None
+    except OSError as error:
+        os.close(lock)
+        raise ListenError(f"cannot listen on unix:{path}: {error.strerror}") from error
+    return lock
+
+
+def _remove_stale(path: Path) -> None:
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ListenError(f"cannot listen on unix:{path}: it exists and is not a socket")
+    path.unlink()

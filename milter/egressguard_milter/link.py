@@ -1,0 +1,87 @@
+"""The exchange as it is in life: absent at start, vanishing later, damaged, replaced by a new file.
+
+No fault of it leaves this file. Each change of its condition is said once, and it is tried again.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from egressguard.core.documents import Bulletin, Report
+from egressguard.core.errors import ExchangeError
+from egressguard.exchange import Exchange
+from egressguard_milter.journal import line, logger
+
+T = TypeVar("T")
+
+RETRY_S = 1.0
+# An SQLite file that was deleted can be read and written for ever through its open descriptor. As long
+# as a router is heard, the file is the right one; otherwise it is opened anew this often.
+RENEW_S = 5.0
+
+
+class Link:
+    """An exchange that may not be there. For one thread."""
+
+    def __init__(self, open_exchange: Callable[[], Exchange]) -> None:
+        self._open_exchange = open_exchange
+        self._exchange: Exchange | None = None
+        self._opened_s = 0.0
+        self._retry_at_s = float("-inf")
+        self._available: bool | None = None
+        self._damaged = 0
+
+    def fetch(self, now_s: float) -> list[Bulletin] | None:
+        """All bulletins if there may be a new one, otherwise None."""
+        def bulletins(exchange: Exchange) -> list[Bulletin] | None:
+            if not exchange.changed():
+                return None
+            before = exchange.damaged
+            found = exchange.bulletins()
+            self._say_damaged(exchange.damaged - before)
+            return found
+        return self._try(bulletins, now_s)
+
+    def leave(self, report: Report, now_s: float) -> None:
+        """Leaves `report` if the exchange can be reached."""
+        self._try(lambda exchange: exchange.report(report), now_s)
+
+    def renew(self, now_s: float) -> None:
+        """Nobody is heard: makes sure that this is still the file the others use."""
+        if self._exchange is not None and now_s - self._opened_s >= RENEW_S:
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of the exchange; it is opened again when it is needed."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.close()
+
+    def _try(self, use: Callable[[Exchange], T], now_s: float) -> T | None:
+        if self._exchange is None and now_s < self._retry_at_s:
+            return None
+        try:
+            if self._exchange is None:
+                self._exchange, self._opened_s = self._open_exchange(), now_s
+            result = use(self._exchange)
+        except ExchangeError as error:
+            self._retry_at_s = now_s + RETRY_S
+            self._say_available(False, str(error))
+            self.close()
+            return None
+        self._say_available(True)
+        return result
+
+    def _say_available(self, available: bool, reason: str = "") -> None:
+        if available is self._available:
+            return
+        self._available = available
+        if available:
+            logger.info(line("exchange_available"))
+        else:
+            logger.warning(line("exchange_unavailable", reason=reason,
+                                effect="base limits once the last verdicts have lapsed"))
+
+    def _say_damaged(self, damaged: int) -> None:
+        if damaged != self._damaged:
+            logger.warning(line("exchange_damaged", documents=damaged, effect="left out"))
+        self._damaged = damaged

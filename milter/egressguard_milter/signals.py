@@ -1,0 +1,77 @@
+"""The verdicts in force here: leases, so stale, absent or damaged bulletins mean base limits.
+
+`state` is read by the callbacks while one background thread swaps the snapshot; the snapshot is
+immutable and carries its own end, so that even if that thread hangs, no verdict outlives its lease.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from egressguard.core.documents import Bulletin
+from egressguard.core.hosts import Host
+from egressguard.core.leases import Lease, receive, worst
+from egressguard.core.verdict import State
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The states in force until `until_s`, when the last of their leases ends."""
+
+    states: Mapping[Host, State]
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A host's state in force went from one value to another."""
+
+    host: Host
+    before: State
+    after: State
+
+
+class Signals:
+    """Which verdict on which host is in force."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, Lease[Bulletin]] = {}
+        self._snapshot = Snapshot({}, float("-inf"))
+        self._fresh: dict[str, Lease[Bulletin]] = {}
+
+    def state(self, host: Host, now_s: float) -> State:
+        """The verdict on `host` in force at `now_s`."""
+        snapshot = self._snapshot
+        return snapshot.states.get(host, State.CLEAN) if now_s < snapshot.until_s else State.CLEAN
+
+    def receive(self, bulletins: Iterable[Bulletin], now_s: float) -> None:
+        """Takes what an exchange holds; must not be called when it could not be read.
+
+        Every bulletin there is has to be among them: one that is missing is forgotten after a while,
+        and would count as new when it came back.
+        """
+        self._leases = receive(self._leases, bulletins, now_s)
+
+    def evaluate(self, now_s: float) -> list[Change]:
+        """Puts the fresh bulletins in force, and says for which hosts that made a difference.
+
+        Costs next to nothing while no lease came or ended, so it can be called at every poll.
+        """
+        fresh = {name: lease for name, lease in self._leases.items() if lease.fresh(now_s)}
+        if fresh.keys() == self._fresh.keys() and all(fresh[n] is self._fresh[n] for n in fresh):
+            return []
+        before, after = self._snapshot.states, worst(fresh, now_s)
+        until_s = max((lease.received_s + lease.document.lifetime_s for lease in fresh.values()),
+                      default=float("-inf"))
+        self._fresh, self._snapshot = fresh, Snapshot(after, until_s)
+        return [Change(host, old, new) for host in before.keys() | after.keys()
+                if (old := before.get(host, State.CLEAN)) is not (new := after.get(host, State.CLEAN))]
+
+    @property
+    def states(self) -> Mapping[Host, State]:
+        """The states of the last evaluation."""
+        return self._snapshot.states
+
+    @property
+    def any_fresh(self) -> bool:
+        """Whether any router was heard within its lifetime, at the last evaluation."""
+        return bool(self._fresh)
