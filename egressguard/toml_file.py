@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from egressguard.core.errors import ConfigError, Mistake
@@ -25,11 +25,12 @@ T = TypeVar("T")
 
 def read(path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> T:
     """The value of dataclass `kind` in the file; `check` finds what no single field can tell."""
-    adapter = TypeAdapter(kind, config=ConfigDict(extra="forbid", strict=True))
+    text = json.dumps(_load(path), default=str)
     try:
-        value = adapter.validate_json(json.dumps(_load(path), default=str))
+        value = TypeAdapter(kind).validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
-        raise ConfigError(str(path), [_mistake(kind, e) for e in error.errors()]) from None
+        found = dict.fromkeys(_mistake(kind, e) for e in error.errors() if not _other_family(e))
+        raise ConfigError(str(path), list(found)) from None
     found = list(check(value))
     if found:
         raise ConfigError(str(path), found)
@@ -46,20 +47,34 @@ def _load(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), [Mistake("", f"is not TOML: {error}")]) from error
 
 
+HINTS = {
+    "networks": "; write a network such as 192.0.2.0/26 or 2001:db8::/64",
+    "addresses": "; write an address such as 192.0.2.10 or 2001:db8::10",
+}
+
+
 def _mistake(kind: type, error: ErrorDetails) -> Mistake:
-    location = [part for part in error["loc"] if not _is_union_label(part)]
+    location = [part for part in error["loc"] if not _is_union_member(part)]
     key = ".".join(str(part) for part in location)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return Mistake(key, _unknown_key(kind, location))
     if error["type"] in ("missing", "missing_argument"):
         return Mistake(key, "is missing")
-    given = json.dumps(error["input"], default=str)
-    return Mistake(key, f"{given[:80]}: {error['msg'][0].lower()}{error['msg'][1:]}")
+    given = json.dumps(error["input"], default=str)[:80]
+    reason = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    hint = next((HINTS[str(part)] for part in reversed(location) if part in HINTS), "")
+    return Mistake(key, f"{given}: {reason}{hint}")
 
 
-def _is_union_label(part: object) -> bool:
+def _is_union_member(part: object) -> bool:
     """Pydantic puts the tried member of a union into the location; a user's file has no such key."""
-    return isinstance(part, str) and part.startswith(("IPv4", "IPv6", "function-", "ipv4", "ipv6"))
+    return isinstance(part, str) and part.startswith("lax-or-strict[")
+
+
+def _other_family(error: ErrorDetails) -> bool:
+    """Whether this is why an IPv4 text is not IPv6, or the reverse: both are tried, one is of interest."""
+    tried = next((part for part in map(str, error["loc"]) if _is_union_member(part)), "")
+    return ("ip_v6" in tried) if ":" not in str(error["input"]) else ("ip_v4" in tried)
 
 
 def _unknown_key(kind: type, location: list[Any]) -> str:

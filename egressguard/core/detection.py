@@ -17,8 +17,6 @@ from egressguard.core.hosts import Host
 from egressguard.core.settings import Detection
 from egressguard.core.verdict import State, Verdict
 
-FORGET_BELOW = 0.05  # log-odds: less than one twentieth of what a single new destination adds
-
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -45,15 +43,15 @@ def judge(previous: Mapping[Host, Verdict], evidence: Mapping[Host, Attempts],
           detection: Detection, now_s: float) -> dict[Host, Verdict]:
     """The verdicts at `now_s` on every host with a past or with evidence.
 
-    A host whose score has decayed to nothing is forgotten; that it is absent means `clean`.
+    Evidence about a host starts from its decayed score. A clean host without evidence keeps the verdict
+    that it has: its decay is worked out when it matters, not for every host in every round.
     """
     w = weights(detection)
-    verdicts: dict[Host, Verdict] = {}
-    for host in previous.keys() | evidence.keys():
+    verdicts = dict(previous)
+    waning = (host for host, old in previous.items() if old.state is not State.CLEAN)
+    for host in {*waning, *evidence}:
         old = previous.get(host) or Verdict(host, State.CLEAN, 0.0, now_s, now_s)
-        verdict = _judge_host(_decayed(old, detection, now_s), evidence.get(host), w, now_s)
-        if verdict.score >= FORGET_BELOW or verdict.state is not State.CLEAN or host in evidence:
-            verdicts[host] = verdict
+        verdicts[host] = _judge_host(_decayed(old, detection, now_s), evidence.get(host), w, now_s)
     return verdicts
 
 

@@ -26,19 +26,16 @@ class Inside:
 
 
 @dataclass(frozen=True, slots=True)
-class Sender:
-    """A host that may speak SMTP to the outside; its interfaces follow from the inside networks."""
+class Machine:
+    """A named inside machine of the inventory; its counters exist before its first attempt."""
 
     name: str
     addresses: tuple[Address, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """A named inside machine of the inventory; its counters exist before its first attempt."""
-
-    name: str
-    addresses: tuple[Address, ...]
+class Sender(Machine):
+    """A host that may speak SMTP to the outside; its interfaces follow from the inside networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +82,16 @@ class Settings:
 
     def names(self) -> dict[Host, str]:
         """The name of every host that the configuration names, senders included."""
-        named = (*self.sender, *self.host)
-        return {key: machine.name for machine in named for key in hosts_of(machine.addresses)}
+        return {key: machine.name for _, machine in self.machines() for key in hosts_of(machine.addresses)}
+
+    def sender_name(self, address: str) -> str:
+        """The name of the sender with exactly this address; empty when no sender has it."""
+        return next((s.name for s in self.sender if address in map(str, s.addresses)), "")
+
+    def machines(self) -> Iterator[tuple[str, Machine]]:
+        """Every sender and every host, with its key in the file: `sender.0`, `host.3`."""
+        yield from ((f"sender.{i}", machine) for i, machine in enumerate(self.sender))
+        yield from ((f"host.{i}", machine) for i, machine in enumerate(self.host))
 
 
 def mistakes(settings: Settings) -> Iterator[Mistake]:
@@ -96,9 +101,8 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     for i, inside in enumerate(settings.inside):
         yield from _interface_mistakes(f"inside.{i}.interfaces", inside.interfaces)
     yield from _overlaps(settings)
-    for kind, machines in (("sender", settings.sender), ("host", settings.host)):
-        for i, machine in enumerate(machines):
-            yield from _machine_mistakes(f"{kind}.{i}", machine, settings)
+    for key, machine in settings.machines():
+        yield from _machine_mistakes(key, machine, settings)
     yield from _double_use(settings)
     yield from _number_mistakes(settings)
 
@@ -123,7 +127,7 @@ def _overlaps(settings: Settings) -> Iterator[Mistake]:
                               "network lives behind one [[inside]]; list all its interfaces there")
 
 
-def _machine_mistakes(key: str, machine: Sender | Machine, settings: Settings) -> Iterator[Mistake]:
+def _machine_mistakes(key: str, machine: Machine, settings: Settings) -> Iterator[Mistake]:
     if not machine.name.strip() or not machine.name.isprintable():
         yield Mistake(f"{key}.name", f"{machine.name!r} is no name: use printable characters")
     if not machine.addresses:
@@ -138,14 +142,12 @@ def _machine_mistakes(key: str, machine: Sender | Machine, settings: Settings) -
 
 def _double_use(settings: Settings) -> Iterator[Mistake]:
     owners: dict[Host, str] = {}
-    for kind, machines in (("sender", settings.sender), ("host", settings.host)):
-        for i, machine in enumerate(machines):
-            for key in hosts_of(machine.addresses):
-                owner = owners.setdefault(key, f"{kind}.{i}")
-                if owner != f"{kind}.{i}":
-                    yield Mistake(f"{kind}.{i}.addresses",
-                                  f"{key} belongs to {owner} already: one host, one entry "
-                                  "(an IPv6 host is a whole /64)")
+    for key, machine in settings.machines():
+        for host in hosts_of(machine.addresses):
+            owner = owners.setdefault(host, key)
+            if owner != key:
+                yield Mistake(f"{key}.addresses", f"{host} belongs to {owner} already: one host, one entry "
+                              "(an IPv6 host is a whole /64)")
 
 
 def _number_mistakes(settings: Settings) -> Iterator[Mistake]:

@@ -1,0 +1,168 @@
+"""The status as an operator sees it, in 80 columns, and as a machine reads it.
+
+Every number says how old it is: what comes from the kernel is as old as the reading, a verdict as old as
+the round that last judged it, a tier as old as the relay's report.
+"""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from egressguard.core.health import Finding, Health, Observation, enforces, health, tier_of
+from egressguard.core.hosts import Host
+from egressguard.core.ruleset import ALL_FAMILIES
+from egressguard.core.verdict import State, Verdict
+
+COLOURS = {Health.HEALTHY: "green", Health.COMPROMISED: "red", Health.DEGRADED: "yellow",
+           Health.NOT_ENFORCING: "bold red"}
+STATE_COLOURS = {State.CLEAN: "green", State.SUSPECT: "yellow", State.COMPROMISED: "red"}
+WORDS = {Health.HEALTHY: "healthy", Health.COMPROMISED: "a host is compromised",
+         Health.DEGRADED: "degraded", Health.NOT_ENFORCING: "NOT ENFORCING"}
+
+
+def mode_of(seen: Observation) -> str:
+    """What the kernel does now: enforce, observe, observe in one family only, or nothing."""
+    if enforces(seen.table):
+        return "enforce"
+    observed = seen.table.sets["observed_family"] if seen.table is not None else frozenset()
+    if observed == ALL_FAMILIES:
+        return "observe"
+    return "observe in part" if observed else "none"
+
+
+def hosts_of_interest(seen: Observation) -> list[Host]:
+    """Hosts with attempts or with a verdict that is not clean, worst and most active first."""
+    counted = seen.table.sample.attempts if seen.table is not None else {}
+    hosts = {h for h, count in counted.items() if count}
+    hosts |= {h for h, v in seen.verdicts.items() if v.state is not State.CLEAN}
+    return sorted(hosts, key=lambda h: (-_state(seen, h).rank, -counted.get(h, 0), h))
+
+
+def status_json(seen: Observation, found: list[Finding]) -> str:
+    """Everything that `show` shows, as one JSON object; ages in seconds."""
+    return json.dumps({
+        "health": WORDS[health(found)], "exit_code": health(found),
+        "findings": [{"exit_code": f.health, "text": f.text} for f in found],
+        "mode": mode_of(seen), "rules_intact": seen.table.intact if seen.table else None,
+        "kernel_age_s": round(seen.now_s - seen.table.sample.at_s, 3) if seen.table else None,
+        "totals": asdict(seen.table.sample.totals) if seen.table else None,
+        "permitted_senders": [list(e) for e in _senders(seen)],
+        "daemon": {"runs": seen.daemon_runs, "round_age_s": _age(seen, seen.round_at_s)},
+        "relays": {name: {"age_s": _age(seen, lease.received_s), "fresh": lease.fresh(seen.now_s)}
+                   for name, lease in seen.reports.items()},
+        "hosts": {host: _host_json(seen, host) for host in hosts_of_interest(seen)},
+    }, indent=1)
+
+
+def show(seen: Observation, found: list[Finding]) -> None:
+    """Prints the status; colour only on a terminal, never with NO_COLOR."""
+    console = Console(highlight=False, soft_wrap=False)
+    worst = health(found)
+    console.print(f"egressguard on {escape(seen.settings.router)}: [{COLOURS[worst]}]{WORDS[worst]}[/]")
+    for finding in found:
+        console.print(f"  [{COLOURS[finding.health]}]![/] {escape(finding.text)}")
+    console.print(_summary(seen))
+    hosts = hosts_of_interest(seen)
+    console.print(_host_grid(seen, hosts) if hosts else "No host has tried to send mail directly.")
+
+
+def _summary(seen: Observation) -> Grid:
+    grid = Grid.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row("mode", f"{mode_of(seen)}, rules {_rules(seen)} (kernel, now)")
+    grid.add_row("daemon", _daemon(seen))
+    grid.add_row("relays", _relays(seen))
+    for interface, address in _senders(seen):
+        name = escape(seen.settings.sender_name(address))
+        grid.add_row("sender", f"{name}  {escape(interface)}  {address}")
+    if seen.table is not None:
+        t = seen.table.sample.totals
+        grid.add_row("counted", f"{t.attempts} attempts in {t.blocked} packets refused; "
+                                f"{t.spoofed} spoofed, {t.odd} odd")
+    return grid
+
+
+def _host_grid(seen: Observation, hosts: list[Host]) -> Grid:
+    grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    grid.add_column("HOST", overflow="fold")
+    grid.add_column("NAME", overflow="fold")
+    grid.add_column("ATTEMPTS", justify="right")
+    grid.add_column("FAN-OUT", justify="right")
+    grid.add_column("VERDICT")
+    grid.add_column("TIER")
+    grid.add_column("SINCE", justify="right")
+    names = seen.settings.names()
+    for host in hosts:
+        row = _host_json(seen, host)
+        state = State(row["verdict"])
+        grid.add_row(host, escape(names.get(host, "")), str(row["attempts"]), str(row["fan_out"]),
+                     f"[{STATE_COLOURS[state]}]{state}[/]", row["tier"] or "unreported",
+                     _seconds(row["in_this_state_s"]))
+    return grid
+
+
+def _host_json(seen: Observation, host: Host) -> dict[str, Any]:
+    verdict = seen.verdicts.get(host)
+    sample = seen.table.sample if seen.table is not None else None
+    tier = tier_of(host, seen)
+    return {
+        "name": seen.settings.names().get(host),
+        "attempts": sample.attempts.get(host, 0) if sample else None,
+        "fan_out": sum(1 for h, _ in sample.destinations if h == host) if sample else None,
+        "verdict": str(_state(seen, host)),
+        "score": round(verdict.score, 2) if verdict else 0.0,
+        "verdict_age_s": _verdict_age(seen, verdict),
+        "in_this_state_s": _age(seen, verdict.since_s if verdict else None),
+        "tier": str(tier) if tier else None,
+        "why": verdict.why if verdict else "",
+    }
+
+
+def _verdict_age(seen: Observation, verdict: Verdict | None) -> float | None:
+    """A running daemon judges every host in every round, also those whose verdict it leaves as it is."""
+    if seen.daemon_runs:
+        return _age(seen, seen.round_at_s)
+    return _age(seen, verdict.at_s if verdict else None)
+
+
+def _state(seen: Observation, host: Host) -> State:
+    return seen.verdicts[host].state if host in seen.verdicts else State.CLEAN
+
+
+def _senders(seen: Observation) -> list[tuple[str, ...]]:
+    return sorted(seen.table.sets["allow4"] | seen.table.sets["allow6"]) if seen.table is not None else []
+
+
+def _rules(seen: Observation) -> str:
+    if seen.table is None:
+        return "not loaded"
+    return {True: "intact", False: "EDITED", None: "loaded by another"}[seen.table.intact]
+
+
+def _daemon(seen: Observation) -> str:
+    if not seen.daemon_runs:
+        return "not running; what is below is read from the kernel, verdicts are the last recorded"
+    return f"running, last round {_seconds(_age(seen, seen.round_at_s))} ago: so old are the verdicts"
+
+
+def _relays(seen: Observation) -> str:
+    ages = {name: _age(seen, lease.received_s) for name, lease in sorted(seen.reports.items())}
+    return ", ".join(f"{escape(name)} reported {_seconds(age)} ago" for name, age in ages.items()) \
+        or "none has reported"
+
+
+def _age(seen: Observation, at_s: float | None) -> float | None:
+    return None if at_s is None or at_s == float("-inf") else round(max(0.0, seen.now_s - at_s), 2)
+
+
+def _seconds(age_s: float | None) -> str:
+    if age_s is None:
+        return "unknown"
+    if age_s < 100:
+        return f"{age_s:.1f} s"
+    return f"{age_s / 60:.0f} min" if age_s < 7200 else f"{age_s / 3600:.0f} h"

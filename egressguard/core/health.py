@@ -1,0 +1,157 @@
+"""Whether all is well, from what was observed: pure, so that every combination can be tested.
+
+The exit code is the worst that is true: 3 not enforcing, 2 degraded, 1 a host is compromised, 0 healthy.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from egressguard.core.attempts import Sample
+from egressguard.core.documents import Report
+from egressguard.core.hosts import Host
+from egressguard.core.leases import Leases
+from egressguard.core.ruleset import ALL_FAMILIES, BASE_CHAINS, SMTP_PORTS, VERSION_CHAIN, Sets
+from egressguard.core.settings import Settings
+from egressguard.core.verdict import State, Tier, Verdict
+
+
+class Health(IntEnum):
+    """The exit codes of `egressguard status`, from good to bad."""
+
+    HEALTHY = 0
+    COMPROMISED = 1
+    DEGRADED = 2
+    NOT_ENFORCING = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What the kernel holds; `intact` compares the rules with the ones that the daemon loaded, None when
+    nobody knows these.
+    """
+
+    chains: frozenset[str]
+    hooks: dict[str, str]
+    dormant: bool
+    intact: bool | None
+    sets: Sets
+    sample: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything `status` shows, read at `now_s`; times are monotonic seconds.
+
+    `table` is None when it does not exist. `round_at_s` is the daemon's last round, `faults` what failed
+    in it or in this reading, by part.
+    """
+
+    now_s: float
+    settings: Settings
+    table: Table | None
+    interfaces: frozenset[str]
+    daemon_runs: bool
+    round_at_s: float | None
+    verdicts: dict[Host, Verdict]
+    reports: Leases[Report]
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not well, in words."""
+
+    health: Health
+    text: str
+
+
+STALLED_PERIODS = 20
+
+
+def findings(seen: Observation) -> list[Finding]:
+    """All that is not well, worst first."""
+    found = [*_enforcement(seen), *_daemon(seen), *_kernel(seen), *_exchange(seen), *_hosts(seen)]
+    return sorted(found, key=lambda finding: -finding.health)
+
+
+def health(found: list[Finding]) -> Health:
+    """The worst of `found`."""
+    return max((finding.health for finding in found), default=Health.HEALTHY)
+
+
+def enforces(table: Table | None) -> bool:
+    """Whether the kernel refuses direct SMTP now, as far as the table tells."""
+    return table is not None and not list(_gaps(table)) and not table.sets["observed_family"]
+
+
+def tier_of(host: Host, seen: Observation) -> Tier | None:
+    """The strictest tier that a relay says it applies to `host`; None when no fresh report names it."""
+    tiers = [lease.document.clients[host].tier for lease in seen.reports.values()
+             if lease.fresh(seen.now_s) and host in lease.document.clients]
+    return max(tiers, key=tuple(Tier).index) if tiers else None
+
+
+def _gaps(table: Table) -> Iterator[str]:
+    if VERSION_CHAIN not in table.chains:
+        yield f"the table in the kernel is another version's (no chain {VERSION_CHAIN})"
+    if table.dormant:
+        yield "the table is dormant: its hooks are switched off"
+    for chain, hook in BASE_CHAINS.items():
+        if table.hooks.get(chain) != hook:
+            yield f"chain {chain} does not hang in the {hook} hook"
+    if not table.sets["smtp_ports"] >= SMTP_PORTS:
+        yield "set smtp_ports does not hold port 25"
+
+
+def _enforcement(seen: Observation) -> Iterator[Finding]:
+    if seen.table is None:
+        yield Finding(Health.NOT_ENFORCING, "the table is not in the kernel: start egressguard, or load "
+                      "rules/ with nft -f")
+        return
+    for gap in _gaps(seen.table):
+        yield Finding(Health.NOT_ENFORCING, gap)
+    observed = seen.table.sets["observed_family"]
+    if observed:
+        families = "" if observed == ALL_FAMILIES else f" for {', '.join(sorted(f for f, in observed))}"
+        yield Finding(Health.NOT_ENFORCING, f"mode observe{families}: attempts are counted, not blocked")
+
+
+def _daemon(seen: Observation) -> Iterator[Finding]:
+    if not seen.daemon_runs:
+        yield Finding(Health.DEGRADED, "the daemon does not run: verdicts are old, nothing is repaired")
+    elif seen.round_at_s is None or \
+            seen.now_s - seen.round_at_s > STALLED_PERIODS * seen.settings.period_s + 1:
+        yield Finding(Health.DEGRADED, "the daemon is stalled: it has made no round for long")
+    for part, text in sorted(seen.faults.items()):
+        yield Finding(Health.DEGRADED, f"{part}: {text}")
+
+
+def _kernel(seen: Observation) -> Iterator[Finding]:
+    if seen.table is None:
+        return
+    if seen.table.intact is not True:
+        yield Finding(Health.DEGRADED, "the rules are not the ones that egressguard loaded"
+                      if seen.table.intact is False else "nobody knows whether the rules are whole: "
+                      "egressguard has not loaded them")
+    totals = seen.table.sample.totals
+    if totals.overflow or totals.fanout_overflow:
+        yield Finding(Health.DEGRADED, f"a counting set was full: {totals.overflow} attempts without their "
+                      f"host, {totals.fanout_overflow} without their destination (blocked all the same)")
+    for name, in sorted(seen.table.sets["inside_if"]):
+        if name not in seen.interfaces:
+            yield Finding(Health.DEGRADED, f"inside interface {name} does not exist")
+
+
+def _exchange(seen: Observation) -> Iterator[Finding]:
+    for name, lease in sorted(seen.reports.items()):
+        if not lease.fresh(seen.now_s):
+            yield Finding(Health.DEGRADED, f"relay {name} is silent: its last report is out of date")
+
+
+def _hosts(seen: Observation) -> Iterator[Finding]:
+    names = seen.settings.names()
+    for host, verdict in sorted(seen.verdicts.items()):
+        if verdict.state is State.COMPROMISED:
+            name = f" ({names[host]})" if host in names else ""
+            yield Finding(Health.COMPROMISED, f"host {host}{name} is compromised")

@@ -1,0 +1,188 @@
+"""History in SQLite: verdicts, their changes, events, and the last counters seen.
+
+Counts live in the kernel first. What is stored here is absolute (last counter, total so far) and written
+in one transaction per round, so a kill at any instant loses nothing: the next start compares the kernel
+with the last committed row. Monotonic times are stored with the boot that they belong to.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from egressguard.core.attempts import Baseline, Sample, Seen
+from egressguard.core.errors import DatabaseError
+from egressguard.core.hosts import Host
+from egressguard.core.verdict import State, Transition, Verdict
+
+SCHEMA = 1
+K = TypeVar("K")
+BUSY_TIMEOUT_S = 2.0
+TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE counter (host TEXT PRIMARY KEY, count INTEGER, at_s REAL) WITHOUT ROWID;
+CREATE TABLE destination (host TEXT, address TEXT, count INTEGER, at_s REAL,
+                          PRIMARY KEY (host, address)) WITHOUT ROWID;
+CREATE TABLE verdict (host TEXT PRIMARY KEY, state TEXT, score REAL, since_s REAL, at_s REAL,
+                      attempts INTEGER, why TEXT, boot TEXT) WITHOUT ROWID;
+CREATE TABLE history (id INTEGER PRIMARY KEY, wall TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')),
+                      boot TEXT, at_s REAL, kind TEXT, host TEXT, before TEXT, after TEXT,
+                      score REAL, attempts INTEGER, why TEXT);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of history; `wall` is UTC for people, `at_s` monotonic seconds of boot `boot`."""
+
+    wall: str
+    boot: str
+    at_s: float
+    kind: str
+    host: str | None
+    before: str | None
+    after: str | None
+    score: float | None
+    attempts: int | None
+    why: str
+
+
+class Database:
+    """One open file. Every method raises DatabaseError. `boot` names this boot."""
+
+    def __init__(self, path: Path, boot: str, *, read_only: bool = False) -> None:
+        self._path, self._boot = path, boot
+        with self._translated():
+            mode = "ro" if read_only else "rwc"
+            self._db = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S,
+                                       isolation_level=None)
+            self._check_schema(read_only)
+
+    def _check_schema(self, read_only: bool) -> None:
+        schema = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if schema > SCHEMA:
+            raise DatabaseError(f"database {self._path}: written by a later egressguard (schema {schema}, "
+                                f"this one knows {SCHEMA}); upgrade, or name another file")
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            # A committed round survives our death; only power loss can cost the last rounds' rows, and
+            # the counters that they describe live in that same machine's kernel.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            if schema == 0:
+                self._db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def baseline(self, incarnation: str) -> Baseline:
+        """The last counters seen of the kernel table `incarnation`; empty if another one was stored."""
+        if self.meta("incarnation") != incarnation:
+            return Baseline()
+        with self._translated():
+            counters = self._db.execute("SELECT host, count, at_s FROM counter").fetchall()
+            pairs = self._db.execute("SELECT host, address, count, at_s FROM destination").fetchall()
+        return Baseline({Host(host): Seen(count, at_s) for host, count, at_s in counters},
+                        {(Host(host), address): Seen(count, at_s) for host, address, count, at_s in pairs})
+
+    def verdicts(self, now_s: float) -> dict[Host, Verdict]:
+        """The verdicts last recorded; those of an earlier boot as if they had been reached now."""
+        with self._translated():
+            rows = self._db.execute(
+                "SELECT host, state, score, since_s, at_s, attempts, why, boot FROM verdict").fetchall()
+        verdicts = {}
+        for host, state, score, since_s, at_s, attempts, why, boot in rows:
+            since_s, at_s = (since_s, at_s) if boot == self._boot else (now_s, now_s)
+            verdicts[Host(host)] = Verdict(Host(host), State(state), score, since_s, at_s, attempts, why)
+        return verdicts
+
+    def record(self, incarnation: str, sample: Sample | None, verdicts: Iterable[Verdict],
+               steps: Iterable[Transition]) -> None:
+        """One round: the counters that moved, the verdicts that they changed, and how these changed."""
+        with self._transaction() as db:
+            if self.meta("incarnation") != incarnation:
+                db.execute("DELETE FROM counter")
+                db.execute("DELETE FROM destination")
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('incarnation', ?)", (incarnation,))
+            if sample is not None:
+                self._put_sample(db, sample)
+            db.executemany("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (
+                (v.host, v.state, v.score, v.since_s, v.at_s, v.attempts, v.why, self._boot)
+                for v in verdicts))
+            db.executemany(
+                "INSERT INTO history (boot, at_s, kind, host, before, after, score, attempts, why)"
+                " VALUES (?, ?, 'verdict', ?, ?, ?, ?, ?, ?)",
+                ((self._boot, s.at_s, s.host, s.before, s.after, s.score, s.attempts, s.why) for s in steps))
+
+    @staticmethod
+    def _put_sample(db: sqlite3.Connection, sample: Sample) -> None:
+        db.executemany("INSERT OR REPLACE INTO counter VALUES (?, ?, ?)",
+                       ((host, count, sample.at_s) for host, count in sample.attempts.items()))
+        db.executemany("INSERT OR REPLACE INTO destination VALUES (?, ?, ?, ?)",
+                       ((*pair, count, sample.at_s) for pair, count in sample.destinations.items()))
+
+    def forget(self, hosts: Iterable[Host], before_s: float) -> None:
+        """Drops the verdicts and counters of `hosts`, and destinations that did not move since `before_s`.
+
+        A host's counter may stand still for months and must stay, or it would be counted again.
+        """
+        gone = [(host,) for host in hosts]
+        with self._transaction() as db:
+            db.executemany("DELETE FROM verdict WHERE host = ?", gone)
+            db.executemany("DELETE FROM counter WHERE host = ?", gone)
+            db.execute("DELETE FROM destination WHERE at_s < ?", (before_s,))
+
+    def event(self, now_s: float, kind: str, why: str) -> None:
+        """Adds a line to history that is about no host: a start, a repair, a reload."""
+        with self._translated():
+            self._db.execute("INSERT INTO history (boot, at_s, kind, why) VALUES (?, ?, ?, ?)",
+                             (self._boot, now_s, kind, why))
+
+    def history(self, host: Host | None = None, limit: int = 1000) -> list[Entry]:
+        """The newest `limit` lines, oldest first; only one host's when `host` is given."""
+        with self._translated():
+            rows = self._db.execute(
+                "SELECT wall, boot, at_s, kind, host, before, after, score, attempts, why FROM history"
+                " WHERE ?1 IS NULL OR host = ?1 ORDER BY id DESC LIMIT ?2", (host, limit)).fetchall()
+        return [Entry(*row) for row in reversed(rows)]
+
+    def meta(self, key: str) -> str | None:
+        """A remembered single value, or None."""
+        with self._translated():
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Remembers a single value."""
+        with self._translated():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._translated():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DatabaseError(f"database {self._path}: {error}") from error
+
+
+def changed(baseline: Baseline, sample: Sample) -> Sample:
+    """`sample` without the counters that stand as they stood in `baseline`."""
+    return Sample(sample.at_s, sample.totals, _moved(baseline.attempts, sample.attempts),
+                  _moved(baseline.destinations, sample.destinations))
+
+
+def _moved(old: Mapping[K, Seen], new: Mapping[K, int]) -> dict[K, int]:
+    return {key: count for key, count in new.items() if key not in old or old[key].count != count}

@@ -1,0 +1,82 @@
+"""The daemon's pulse: a file under /run that is locked while it lives and rewritten in every round.
+
+A lock cannot be left behind by a crash, so "is it running" needs no pid file and no guess; the times in
+it are monotonic seconds of this boot, and /run does not survive a boot.
+"""
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from egressguard.core.errors import EgressguardError
+
+FILE = "router.heartbeat"
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The last round: when (monotonic seconds), how long it took, and what went wrong in it.
+
+    `reports` maps each relay to when its newest report was first seen here.
+    """
+
+    pid: int
+    at_s: float
+    round_s: float
+    faults: dict[str, str] = field(default_factory=dict)
+    reports: dict[str, float] = field(default_factory=dict)
+
+
+class Heartbeat:
+    """The running daemon's side; holds the lock from the start to the end of the process."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / FILE
+        try:
+            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EgressguardError(f"{path}: another egressguard runs with this runtime directory; "
+                                   "stop it first") from None
+        except OSError as error:
+            raise EgressguardError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def beat(self, pulse: Pulse) -> None:
+        """Puts `pulse` in place of the last one, in one write, padded so that no longer text remains."""
+        data = json.dumps(asdict(pulse)).encode()
+        size = os.fstat(self._fd).st_size
+        os.pwrite(self._fd, data.ljust(size), 0)
+
+    def close(self) -> None:
+        """Releases the lock."""
+        os.close(self._fd)
+
+
+def read(directory: Path) -> tuple[bool, Pulse | None]:
+    """Whether the daemon runs, and its last pulse if one can be read."""
+    try:
+        fd = os.open(directory / FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False, None
+    try:
+        return _locked(fd), _pulse(os.pread(fd, 1 << 20, 0))
+    finally:
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _pulse(data: bytes) -> Pulse | None:
+    try:
+        return Pulse(**json.loads(data))
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,114 @@
+"""What stands in the kernel beside the elements: the table's identity, its hooks, and its rules.
+
+The rules' fingerprint is a hash over what the kernel holds, not over a file: whoever loads rules/ takes
+it afterwards, and every later difference is somebody's edit.
+"""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from egressguard.core.ruleset import FAMILY, TABLE
+from egressguard.kernel.netlink import (
+    GETCHAIN,
+    GETGEN,
+    GETRULE,
+    GETTABLE,
+    NFPROTO_INET,
+    Netlink,
+    NoSuchEntry,
+    attribute,
+    attributes,
+    text,
+)
+
+TABLE_NAME, TABLE_FLAGS, TABLE_HANDLE = 1, 2, 4
+TABLE_DORMANT = 1
+CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY = 1, 3, 4, 5
+HOOK_NUMBER, HOOK_PRIORITY = 1, 2
+RULE_TABLE, RULE_CHAIN, RULE_EXPRESSIONS = 1, 2, 4
+GENERATION_ID = 1
+HOOK_NAMES = ("prerouting", "input", "forward", "output", "postrouting")
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """The table as the kernel has it.
+
+    `handle` changes when the table is made anew, `dormant` means its hooks are switched off, `hooks`
+    maps its base chains to where they hang, `fingerprint` covers all its rules and base chains.
+    """
+
+    handle: int
+    dormant: bool
+    chains: frozenset[str]
+    hooks: dict[str, str]
+    fingerprint: str
+
+
+def incarnation(boot: str, ruleset: Ruleset) -> str:
+    """The name of one life of the table: its counters began at zero with it.
+
+    Handles are counted per network namespace, so the namespace's inode belongs to the name.
+    """
+    return f"{boot}:{Path('/proc/self/ns/net').stat().st_ino}:{ruleset.handle}"
+
+
+def read_generation(netlink: Netlink) -> int:
+    """The number that the kernel raises with every change to any ruleset of this network namespace."""
+    answer = netlink.get(GETGEN, 0, b"", "asking nf_tables for its generation")
+    return _u32(dict(attributes(answer))[GENERATION_ID])
+
+
+def read_ruleset(netlink: Netlink) -> Ruleset | None:
+    """The table as it stands now; None when it does not exist."""
+    try:
+        table = dict(attributes(netlink.get(GETTABLE, NFPROTO_INET, attribute(TABLE_NAME, TABLE),
+                                            f"reading table {FAMILY} {TABLE}")))
+    except NoSuchEntry:
+        return None
+    chains = _chains(netlink)
+    hooks = {name: hook for name, hook in chains.items() if hook}
+    return Ruleset(
+        handle=struct.unpack(">Q", table[TABLE_HANDLE])[0],
+        dormant=bool(_u32(table[TABLE_FLAGS]) & TABLE_DORMANT),
+        chains=frozenset(chains),
+        hooks={name: hook.split()[0] for name, hook in hooks.items()},
+        fingerprint=_fingerprint(netlink, hooks),
+    )
+
+
+def _u32(payload: memoryview) -> int:
+    value: int = struct.unpack(">I", payload)[0]
+    return value
+
+
+def _chains(netlink: Netlink) -> dict[str, str]:
+    """Every chain of the table with its hook, priority and policy; empty text for one without a hook."""
+    chains = {}
+    for answer in netlink.dump(GETCHAIN, NFPROTO_INET, attribute(CHAIN_TABLE, TABLE), "reading chains"):
+        found = dict(attributes(answer))
+        if text(found[CHAIN_TABLE]) == TABLE:
+            chains[text(found[CHAIN_NAME])] = _hook(found)
+    return chains
+
+
+def _hook(chain: dict[int, memoryview]) -> str:
+    if CHAIN_HOOK not in chain:
+        return ""
+    hook = dict(attributes(chain[CHAIN_HOOK]))
+    number, policy = _u32(hook[HOOK_NUMBER]), _u32(chain[CHAIN_POLICY])
+    name = HOOK_NAMES[number] if number < len(HOOK_NAMES) else str(number)
+    priority = struct.unpack(">i", hook[HOOK_PRIORITY])[0]
+    return f"{name} {priority} {policy}"
+
+
+def _fingerprint(netlink: Netlink, hooks: dict[str, str]) -> str:
+    digest = hashlib.sha256(repr(sorted(hooks.items())).encode())
+    for answer in netlink.dump(GETRULE, NFPROTO_INET, attribute(RULE_TABLE, TABLE), "reading rules"):
+        found = dict(attributes(answer))
+        if text(found[RULE_TABLE]) == TABLE:
+            digest.update(found[RULE_CHAIN])
+            digest.update(found.get(RULE_EXPRESSIONS, b""))
+    return digest.hexdigest()
