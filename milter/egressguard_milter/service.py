@@ -28,9 +28,9 @@ def run(policy: Policy) -> None:
     watch = Watch(policy, signals, reports, Link(lambda: open_exchange(policy.exchange)))
     callbacks.listen(endpoint, limits)
     watch.safe_step()  # the verdicts are in force before the first message
+    watch.start()
     shutdown = Shutdown(lambda: _last_steps(watch, endpoint))
     shutdown.start()
-    watch.start()
     _say_started(policy, endpoint, lock)
     notify("READY=1")
     callbacks.serve()
