@@ -21,7 +21,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.leases import Leases
 from egressguard.core.ruleset import CONFIGURED, FAMILY, TABLE, VERSION_CHAIN, Sets
 from egressguard.core.settings import Settings
-from egressguard.core.verdict import State, Transition, Verdict, transitions
+from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
 from egressguard.database import Database, changed
 from egressguard.exchange import Exchange
 from egressguard.heartbeat import Pulse
@@ -144,7 +144,8 @@ class Controller:
         return sample
 
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> list[Transition]:
-        evidence = attempts.between(self._baseline, sample) if sample else {}
+        found = attempts.between(self._baseline, sample) if sample else {}
+        evidence = attempts.joined(found, self._settings.machine_of())
         before, judged = self._verdicts, detection.judge(
             self._verdicts, evidence, self._settings.detection, now_s)
         moved = [v for host, v in judged.items() if host in evidence
@@ -177,8 +178,7 @@ class Controller:
         """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports."""
         if self._exchange is None:
             self._exchange = self._connect()
-        states: dict[Host, State] = {host: v.state for host, v in self._verdicts.items()
-                                     if v.state is not State.CLEAN}
+        states = states_by_key(self._verdicts.values(), self._settings.machine_of())
         try:
             if self._published is None or self._due(states, now_s):
                 self._publish(self._exchange, states, now_s)

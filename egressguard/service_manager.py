@@ -5,6 +5,7 @@ Ten lines here instead of a dependency: the protocol is documented as stable for
 
 import os
 import socket
+from contextlib import suppress
 
 
 def notify(state: str) -> None:
@@ -13,5 +14,6 @@ def notify(state: str) -> None:
     if not path:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
-        s.sendto(state.encode(), address)
+    # A manager that has gone, or does not read, must not stop what stands in the packet and mail path.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s, suppress(OSError):
+        s.sendto(state.encode(), socket.MSG_DONTWAIT, address)

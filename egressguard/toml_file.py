@@ -29,8 +29,8 @@ def read(path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> 
     try:
         value = TypeAdapter(kind).validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
-        found = dict.fromkeys(_mistake(kind, e) for e in error.errors() if not _other_family(e))
-        raise ConfigError(str(path), list(found)) from None
+        causes = dict.fromkeys(_mistake(kind, e) for e in error.errors() if not _other_family(e))
+        raise ConfigError(str(path), list(causes)) from None
     found = list(check(value))
     if found:
         raise ConfigError(str(path), found)

@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from egressguard.core.health import Finding, Health, Observation, enforces, health, tier_of
-from egressguard.core.hosts import Host
+from egressguard.core.health import Finding, Health, Observation, Standing, enforces, health, standings
 from egressguard.core.ruleset import ALL_FAMILIES
 from egressguard.core.verdict import State, Verdict
 
@@ -34,14 +33,6 @@ def mode_of(seen: Observation) -> str:
     return "observe in part" if observed else "none"
 
 
-def hosts_of_interest(seen: Observation) -> list[Host]:
-    """Hosts with attempts or with a verdict that is not clean, worst and most active first."""
-    counted = seen.table.sample.attempts if seen.table is not None else {}
-    hosts = {h for h, count in counted.items() if count}
-    hosts |= {h for h, v in seen.verdicts.items() if v.state is not State.CLEAN}
-    return sorted(hosts, key=lambda h: (-_state(seen, h).rank, -counted.get(h, 0), h))
-
-
 def status_json(seen: Observation, found: list[Finding]) -> str:
     """Everything that `show` shows, as one JSON object; ages in seconds."""
     return json.dumps({
@@ -54,19 +45,19 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
         "daemon": {"runs": seen.daemon_runs, "round_age_s": _age(seen, seen.round_at_s)},
         "relays": {name: {"age_s": _age(seen, lease.received_s), "fresh": lease.fresh(seen.now_s)}
                    for name, lease in seen.reports.items()},
-        "hosts": {host: _host_json(seen, host) for host in hosts_of_interest(seen)},
+        "hosts": {s.host: _host_json(seen, s) for s in standings(seen)},
     }, indent=1)
 
 
 def show(seen: Observation, found: list[Finding]) -> None:
     """Prints the status; colour only on a terminal, never with NO_COLOR."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, emoji=False)  # an emoji code such as :a: is also IPv6
     worst = health(found)
     console.print(f"egressguard on {escape(seen.settings.router)}: [{COLOURS[worst]}]{WORDS[worst]}[/]")
     for finding in found:
         console.print(f"  [{COLOURS[finding.health]}]![/] {escape(finding.text)}")
     console.print(_summary(seen))
-    hosts = hosts_of_interest(seen)
+    hosts = standings(seen)
     console.print(_host_grid(seen, hosts) if hosts else "No host has tried to send mail directly.")
 
 
@@ -87,7 +78,7 @@ def _summary(seen: Observation) -> Grid:
     return grid
 
 
-def _host_grid(seen: Observation, hosts: list[Host]) -> Grid:
+def _host_grid(seen: Observation, hosts: list[Standing]) -> Grid:
     grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="bold")
     grid.add_column("HOST", overflow="fold")
     grid.add_column("NAME", overflow="fold")
@@ -98,28 +89,22 @@ def _host_grid(seen: Observation, hosts: list[Host]) -> Grid:
     grid.add_column("SINCE", justify="right")
     names = seen.settings.names()
     for host in hosts:
-        row = _host_json(seen, host)
-        state = State(row["verdict"])
-        grid.add_row(host, escape(names.get(host, "")), str(row["attempts"]), str(row["fan_out"]),
-                     f"[{STATE_COLOURS[state]}]{state}[/]", row["tier"] or "unreported",
-                     _seconds(row["in_this_state_s"]))
+        since_s = _age(seen, host.verdict.since_s if host.verdict else None)
+        grid.add_row("\n".join(host.keys), escape(names.get(host.host, "")), str(host.attempts),
+                     str(host.fan_out), f"[{STATE_COLOURS[host.state]}]{host.state}[/]",
+                     host.tier or "unreported", _seconds(since_s))
     return grid
 
 
-def _host_json(seen: Observation, host: Host) -> dict[str, Any]:
-    verdict = seen.verdicts.get(host)
-    sample = seen.table.sample if seen.table is not None else None
-    tier = tier_of(host, seen)
+def _host_json(seen: Observation, host: Standing) -> dict[str, Any]:
+    verdict = host.verdict
     return {
-        "name": seen.settings.names().get(host),
-        "attempts": sample.attempts.get(host, 0) if sample else None,
-        "fan_out": sum(1 for h, _ in sample.destinations if h == host) if sample else None,
-        "verdict": str(_state(seen, host)),
+        "name": seen.settings.names().get(host.host), "keys": host.keys,
+        "attempts": host.attempts, "fan_out": host.fan_out, "verdict": host.state,
         "score": round(verdict.score, 2) if verdict else 0.0,
         "verdict_age_s": _verdict_age(seen, verdict),
         "in_this_state_s": _age(seen, verdict.since_s if verdict else None),
-        "tier": str(tier) if tier else None,
-        "why": verdict.why if verdict else "",
+        "tier": host.tier, "why": verdict.why if verdict else "",
     }
 
 
@@ -128,10 +113,6 @@ def _verdict_age(seen: Observation, verdict: Verdict | None) -> float | None:
     if seen.daemon_runs:
         return _age(seen, seen.round_at_s)
     return _age(seen, verdict.at_s if verdict else None)
-
-
-def _state(seen: Observation, host: Host) -> State:
-    return seen.verdicts[host].state if host in seen.verdicts else State.CLEAN
 
 
 def _senders(seen: Observation) -> list[tuple[str, ...]]:
@@ -152,7 +133,8 @@ def _daemon(seen: Observation) -> str:
 
 def _relays(seen: Observation) -> str:
     ages = {name: _age(seen, lease.received_s) for name, lease in sorted(seen.reports.items())}
-    return ", ".join(f"{escape(name)} reported {_seconds(age)} ago" for name, age in ages.items()) \
+    return ", ".join(f"{escape(name)} reported {_seconds(age)} ago" if age is not None
+                     else f"{escape(name)} is silent" for name, age in ages.items()) \
         or "none has reported"
 
 

@@ -81,6 +81,16 @@ def between(baseline: Baseline, sample: Sample) -> dict[Host, Attempts]:
     return result
 
 
+def joined(evidence: Mapping[Host, Attempts], machine_of: Mapping[Host, Host]) -> dict[Host, Attempts]:
+    """`evidence` with the keys of one machine added up under its first key."""
+    result: dict[Host, Attempts] = {}
+    for key, found in evidence.items():
+        host = machine_of.get(key, key)
+        old = result.get(host, Attempts(0))
+        result[host] = Attempts(old.count + found.count, old.new_destinations + found.new_destinations)
+    return result
+
+
 def increase(seen: Seen | None, count: int) -> int:
     """How much a cumulative counter grew; a decrease is a new incarnation that began at zero."""
     return count if seen is None or count < seen.count else count - seen.count

@@ -3,7 +3,8 @@
 The exit code is the worst that is true: 3 not enforcing, 2 degraded, 1 a host is compromised, 0 healthy.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -85,11 +86,44 @@ def enforces(table: Table | None) -> bool:
     return table is not None and not list(_gaps(table)) and not table.sets["observed_family"]
 
 
-def tier_of(host: Host, seen: Observation) -> Tier | None:
-    """The strictest tier that a relay says it applies to `host`; None when no fresh report names it."""
-    tiers = [lease.document.clients[host].tier for lease in seen.reports.values()
-             if lease.fresh(seen.now_s) and host in lease.document.clients]
-    return max(tiers, key=tuple(Tier).index) if tiers else None
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One host as `status` shows it: what the kernel counted under all its keys, its verdict, its tier.
+
+    `tier` is the strictest that a relay says it applies now, None when no fresh report names the host.
+    """
+
+    host: Host
+    keys: tuple[Host, ...]
+    attempts: int
+    fan_out: int
+    state: State
+    verdict: Verdict | None
+    tier: Tier | None
+
+
+def standings(seen: Observation) -> list[Standing]:
+    """Every host with attempts or with a verdict that is not clean, worst and most active first."""
+    machine_of = seen.settings.machine_of()
+    sample = seen.table.sample if seen.table is not None else Sample(seen.now_s)
+    attempts = Counter[Host]()
+    for key, count in sample.attempts.items():
+        attempts[machine_of.get(key, key)] += count
+    fan_out = Counter(machine_of.get(key, key) for key, _ in sample.destinations)
+    hosts = {h for h, n in attempts.items() if n} | {
+        h for h, v in seen.verdicts.items() if v.state is not State.CLEAN}
+    found = [_standing(host, attempts[host], fan_out[host], seen, machine_of) for host in hosts]
+    return sorted(found, key=lambda s: (-s.state.rank, -s.attempts, s.host))
+
+
+def _standing(host: Host, attempts: int, fan_out: int, seen: Observation,
+              machine_of: Mapping[Host, Host]) -> Standing:
+    keys = tuple(key for key, first in machine_of.items() if first == host) or (host,)
+    verdict = seen.verdicts.get(host)
+    tiers = [lease.document.clients[key].tier for lease in seen.reports.values() for key in keys
+             if lease.fresh(seen.now_s) and key in lease.document.clients]
+    return Standing(host, keys, attempts, fan_out, verdict.state if verdict else State.CLEAN, verdict,
+                    max(tiers, key=tuple(Tier).index, default=None))
 
 
 def _gaps(table: Table) -> Iterator[str]:

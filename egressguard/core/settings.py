@@ -84,6 +84,14 @@ class Settings:
         """The name of every host that the configuration names, senders included."""
         return {key: machine.name for _, machine in self.machines() for key in hosts_of(machine.addresses)}
 
+    def machine_of(self) -> dict[Host, Host]:
+        """Every key of a machine with several, mapped to its first: they are judged as one.
+
+        Otherwise a bot that was caught in IPv4 would start afresh in IPv6.
+        """
+        several = (hosts_of(machine.addresses) for _, machine in self.machines())
+        return {key: keys[0] for keys in several if len(keys) > 1 for key in keys}
+
     def sender_name(self, address: str) -> str:
         """The name of the sender with exactly this address; empty when no sender has it."""
         return next((s.name for s in self.sender if address in map(str, s.addresses)), "")

@@ -73,3 +73,10 @@ def transitions(before: Mapping[Host, Verdict], after: Iterable[Verdict]) -> lis
             steps.append(Transition(verdict.host, order[rank], order[rank + direction],
                                     verdict.at_s, verdict.score, verdict.attempts, verdict.why))
     return steps
+
+
+def states_by_key(verdicts: Iterable[Verdict], machine_of: Mapping[Host, Host]) -> dict[Host, State]:
+    """The state of every host that is not clean, under every key that its machine has."""
+    bad = {v.host: v.state for v in verdicts if v.state is not State.CLEAN}
+    aliases = {key: bad[host] for key, host in machine_of.items() if host in bad}
+    return {**bad, **aliases}
