@@ -1,0 +1,104 @@
+"""`status` never says "enforcing" when it is not, and its exit code is the worst that is true."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from egressguard.core.attempts import Sample, Totals
+from egressguard.core.documents import Client, Origin, Report
+from egressguard.core.health import Health, Observation, Table, enforces, findings, health, standings
+from egressguard.core.hosts import Host
+from egressguard.core.leases import Lease
+from egressguard.core.policy import desired
+from egressguard.core.ruleset import VERSION_CHAIN
+from egressguard.core.settings import Inside, Machine, Settings
+from egressguard.core.verdict import State, Tier, Verdict
+
+WEB, WEB6 = Host("198.51.100.12"), Host("2001:db8:0:12::/64")
+SETTINGS = Settings(
+    inside=(Inside(("web",), (ip_network("198.51.100.0/24"), ip_network("2001:db8:0:12::/64"))),),
+    host=(Machine("web2", (ip_address("198.51.100.12"), ip_address("2001:db8:0:12::2"))),))
+TABLE = Table(frozenset({VERSION_CHAIN}), {"egress_forward": "forward"}, False, True, desired(SETTINGS),
+              Sample(100.0))
+GOOD = Observation(100.0, SETTINGS, TABLE, frozenset({"web", "wan"}), True, 99.9, {}, {})
+COMPROMISED = {WEB: Verdict(WEB, State.COMPROMISED, 9.0, 90.0, 99.0)}
+
+
+def table(**changes: object) -> Observation:
+    return replace(GOOD, table=replace(TABLE, **changes))  # type: ignore[arg-type]
+
+
+def with_set(name: str, *elements: tuple[str, ...]) -> Observation:
+    return table(sets={**TABLE.sets, name: frozenset(elements)})
+
+
+def code(seen: Observation) -> Health:
+    return health(findings(seen))
+
+
+def test_all_well_is_healthy() -> None:
+    assert findings(GOOD) == []
+    assert code(GOOD) is Health.HEALTHY
+    assert enforces(TABLE)
+
+
+@pytest.mark.parametrize("seen", [
+    replace(GOOD, table=None),
+    table(chains=frozenset()),
+    table(hooks={}),
+    table(hooks={"egress_forward": "input"}),
+    table(dormant=True),
+    with_set("smtp_ports"),
+    with_set("smtp_ports", ("587",)),
+    with_set("observed_family", ("ipv4",), ("ipv6",)),
+    with_set("observed_family", ("ipv6",)),
+])
+def test_what_does_not_enforce_is_never_called_enforcing(seen: Observation) -> None:
+    assert code(seen) is Health.NOT_ENFORCING
+    assert code(replace(seen, verdicts=COMPROMISED, daemon_runs=False)) is Health.NOT_ENFORCING
+    assert not enforces(seen.table)
+
+
+@pytest.mark.parametrize("seen", [
+    replace(GOOD, daemon_runs=False),
+    replace(GOOD, round_at_s=None),
+    replace(GOOD, round_at_s=10.0),
+    replace(GOOD, faults={"exchange": "cannot be reached"}),
+    replace(GOOD, interfaces=frozenset()),
+    table(intact=False),
+    table(intact=None),
+    table(sample=Sample(100.0, Totals(overflow=1))),
+    table(sample=Sample(100.0, Totals(fanout_overflow=1))),
+    replace(GOOD, reports={"relay": Lease(Report(Origin("relay", "e", 1), 30.0, {}), 50.0)}),
+])
+def test_what_still_enforces_but_is_not_well_is_degraded(seen: Observation) -> None:
+    assert code(seen) is Health.DEGRADED
+    assert code(replace(seen, verdicts=COMPROMISED)) is Health.DEGRADED
+
+
+def test_a_compromised_host_is_named() -> None:
+    seen = replace(GOOD, verdicts=COMPROMISED)
+    assert code(seen) is Health.COMPROMISED
+    assert findings(seen)[0].text == "host 198.51.100.12 (web2) is compromised"
+
+
+def report(received_s: float, tier: Tier) -> Lease[Report]:
+    return Lease(Report(Origin("relay", "e", 1), 30.0, {WEB6: Client(tier, 4, 0, 0)}), received_s)
+
+
+def test_a_tier_is_what_a_fresh_report_says_under_any_key_and_the_strictest_wins() -> None:
+    seen = replace(GOOD, verdicts=COMPROMISED, reports={"a": report(99.0, Tier.TIGHTENED)})
+    assert standings(seen)[0].tier is Tier.TIGHTENED
+    seen = replace(seen, reports={**seen.reports, "b": report(99.0, Tier.HELD)})
+    assert standings(seen)[0].tier is Tier.HELD
+    seen = replace(seen, reports={"a": report(60.0, Tier.TIGHTENED)})
+    assert standings(seen)[0].tier is None
+
+
+def test_a_machine_stands_on_one_line_with_all_it_did() -> None:
+    sample = Sample(100.0, attempts={WEB: 3, WEB6: 4, Host("198.51.100.99"): 0},
+                    destinations={(WEB, "203.0.113.1"): 3, (WEB6, "2001:db8:ffff::1"): 4})
+    [standing] = standings(table(sample=sample))
+    assert (standing.host, standing.keys) == (WEB, (WEB, WEB6))
+    assert (standing.attempts, standing.fan_out, standing.state) == (7, 2, State.CLEAN)
