@@ -69,7 +69,7 @@ def status(config: Path, as_json: bool) -> None:
     if as_json:
         click.echo(status_view.status_json(seen, found))
     else:
-        status_view.show(seen, found)
+        status_view.show(seen, found, status_view.terminal())
     sys.exit(health(found))
 
 

@@ -49,9 +49,13 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
     }, indent=1)
 
 
-def show(seen: Observation, found: list[Finding]) -> None:
-    """Prints the status; colour only on a terminal, never with NO_COLOR."""
-    console = Console(highlight=False, emoji=False)  # an emoji code such as :a: is also IPv6
+def terminal() -> Console:
+    """Standard output; colour only on a terminal, never with NO_COLOR."""
+    return Console(highlight=False, emoji=False)  # an emoji code such as :a: is also IPv6
+
+
+def show(seen: Observation, found: list[Finding], console: Console) -> None:
+    """Prints the status to `console`."""
     worst = health(found)
     console.print(f"egressguard on {escape(seen.settings.router)}: [{COLOURS[worst]}]{WORDS[worst]}[/]")
     for finding in found:
@@ -68,12 +72,12 @@ def _summary(seen: Observation) -> Grid:
     grid.add_row("mode", f"{mode_of(seen)}, rules {_rules(seen)} (kernel, now)")
     grid.add_row("daemon", _daemon(seen))
     grid.add_row("relays", _relays(seen))
-    for interface, address in _senders(seen):
-        name = escape(seen.settings.sender_name(address))
-        grid.add_row("sender", f"{name}  {escape(interface)}  {address}")
+    for (name, interface), addresses in _senders_by_name(seen).items():
+        grid.add_row("sender", f"{escape(name)} on {escape(interface)}: {', '.join(addresses)}")
     if seen.table is not None:
         t = seen.table.sample.totals
-        grid.add_row("counted", f"{t.attempts} attempts in {t.blocked} packets refused; "
+        fate = "that would be refused" if mode_of(seen) == "observe" else "refused"
+        grid.add_row("counted", f"{t.attempts} attempts in {t.blocked} packets {fate}; "
                                 f"{t.spoofed} spoofed, {t.odd} odd")
     return grid
 
@@ -117,6 +121,15 @@ def _verdict_age(seen: Observation, verdict: Verdict | None) -> float | None:
 
 def _senders(seen: Observation) -> list[tuple[str, ...]]:
     return sorted(seen.table.sets["allow4"] | seen.table.sets["allow6"]) if seen.table is not None else []
+
+
+def _senders_by_name(seen: Observation) -> dict[tuple[str, str], list[str]]:
+    """Addresses by name and interface; one that the configuration does not know is named so."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for interface, address in _senders(seen):
+        name = seen.settings.sender_name(address) or "NOT CONFIGURED"
+        grouped.setdefault((name, interface), []).append(address)
+    return grouped
 
 
 def _rules(seen: Observation) -> str:

@@ -49,7 +49,7 @@ def test_a_transaction_is_readable_and_ends_with_what_closes() -> None:
 
 
 elements = st.frozensets(st.integers(0, 30).map(lambda n: (str(n),)))
-sets = st.fixed_dictionaries({name: elements for name in CONFIGURED})
+sets = st.fixed_dictionaries(dict.fromkeys(CONFIGURED, elements))
 
 
 @given(sets, sets)
