@@ -1,0 +1,23 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.relay.running import Relay, Site
+
+
+@pytest.fixture(scope="session")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    if os.geteuid() != 0:
+        pytest.fail("these tests run a real Postfix in a network namespace: run them as root")
+    relay = Relay(tmp_path_factory.mktemp("relay"))
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def site(relay: Relay, tmp_path: Path) -> Iterator[Site]:
+    site = Site(relay, tmp_path)
+    yield site
+    site.close()

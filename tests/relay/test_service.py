@@ -1,0 +1,85 @@
+"""How the process begins and ends: one clear message when it cannot, nothing left behind when it did."""
+
+import signal
+import socket
+import stat
+from pathlib import Path
+
+from lab.namespaces import wait_until
+from tests.relay.running import Milter, Site
+
+
+def unix_policy(site: Site, path: Path) -> str:
+    return f'socket = "unix:{path}"\nexchange = "sqlite:{site.exchange_path}"\n'
+
+
+def test_a_bad_policy_starts_nothing_and_names_every_mistake(site: Site) -> None:
+    milter = site.start('socket = "inet:8892"\nrelays = "x"\n')
+    assert milter.process.wait(30) == 2
+    assert "relays: unknown key; did you mean 'relay'?" in milter.log
+    assert "Traceback" not in milter.log
+    milter = site.start('socket = "inet:8892"\nrelay = ""\n')
+    assert milter.process.wait(30) == 2
+    assert [line.split(": ")[2] for line in milter.log.splitlines()] == ["relay", "socket"]
+    assert not site.exchange_path.exists()
+
+
+def refused(milter: Milter, text: str) -> bool:
+    return milter.process.wait(30) == 1 and milter.log.count("\n") == 1 and text in milter.log
+
+
+def test_a_port_in_use_is_one_message_and_the_first_instance_keeps_it(site: Site) -> None:
+    site.run(1)
+    assert refused(site.start(site.policy(1)), "Address already in use")
+    assert site.relay.client("192.0.2.1").send(2) == [250, 451]
+
+
+def test_a_second_instance_does_not_steal_the_first_ones_socket(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "milter.sock"
+    first = site.start(unix_policy(site, path))
+    first.wait_for_log("event=started")
+    inode = path.stat().st_ino
+    assert refused(site.start(unix_policy(site, path)), "another egressguard-milter serves it already")
+    assert path.stat().st_ino == inode
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(30) == 0
+    assert not path.exists()
+
+
+def test_a_socket_left_by_a_killed_instance_is_taken_over(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "milter.sock"
+    first = site.start(unix_policy(site, path))
+    first.wait_for_log("event=started")
+    first.process.kill()
+    first.process.wait()
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    site.start(unix_policy(site, path)).wait_for_log("event=started")
+
+
+def test_a_path_that_cannot_be_listened_on_is_one_message(site: Site, tmp_path: Path) -> None:
+    assert refused(site.start(unix_policy(site, tmp_path / "absent/milter.sock")), "No such file")
+    (tmp_path / "file").write_text("precious")
+    assert refused(site.start(unix_policy(site, tmp_path / "file")), "it exists and is not a socket")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_the_service_manager_learns_of_the_start_and_the_stop(site: Site, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        milter = site.start(site.policy(1), {"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        assert manager.recv(100) == b"READY=1"
+        wait_until(lambda: site.relay.namespace.listens(8892, ipv6=False), "the port")
+        milter.process.send_signal(signal.SIGTERM)
+        assert manager.recv(100) == b"STOPPING=1"
+    assert milter.process.wait(30) == 0
+
+
+def test_a_signal_at_any_moment_of_the_start_ends_it(site: Site, tmp_path: Path) -> None:
+    for _ in range(5):
+        milter = site.start(unix_policy(site, tmp_path / "milter.sock"))
+        wait_until(lambda: (tmp_path / "milter.sock.lock").exists(), "the lock")
+        milter.process.send_signal(signal.SIGTERM)
+        assert milter.process.wait(30) == 0
+        assert not (tmp_path / "milter.sock").exists()
+        (tmp_path / "milter.sock.lock").unlink()
