@@ -18,6 +18,7 @@ from typing import Self
 from lab.namespaces import LabError, Namespace, wait_until
 
 PORT = 25
+START_S = 30.0
 STOP_S = 5.0
 OWNER = "postfix"
 GROUP = "postdrop"
@@ -139,11 +140,21 @@ class Postfix:
     def start(self) -> None:
         """Starts it and returns when port 25 is listened to in both families."""
         daemons = self.namespace.run(self._command("postconf", "-h", "daemon_directory"))
+        complaints = self.folder / "start.log"
+        # A file, no pipe: the daemons keep it open, and reading to its end would wait for them.
+        with complaints.open("w") as output:
+            master = self._command(f"{daemons.stdout.strip()}/master", "-w")
+            code = self.namespace.popen(master, stdout=output, stderr=output).wait(START_S)
         try:
-            self.namespace.run(self._command(f"{daemons.stdout.strip()}/master", "-w"))
-            self.namespace.wait_until_listening(PORT)
+            if code != 0:
+                raise LabError(f"Postfix did not start: {complaints.read_text()}")
+            self.namespace.wait_until_listening(PORT, timeout_s=START_S)
         except LabError as error:
             raise LabError(f"{error}\n{self.log_text()}") from error
+
+    def version(self) -> str:
+        """Such as `3.7.11`."""
+        return self.namespace.run(self._command("postconf", "-dh", "mail_version")).stdout.strip()
 
     def stop(self) -> None:
         """Stops it as `postfix stop` does; what is queued stays queued."""
@@ -224,6 +235,7 @@ def _make_folders(folder: Path) -> None:
         owner, group = pwd.getpwnam(OWNER).pw_uid, grp.getgrnam(GROUP).gr_gid
     except KeyError as error:
         raise LabError(f"{error}: install Postfix (script/bootstrap lab)") from None
+    folder.mkdir(mode=0o755, exist_ok=True)
     folder.chmod(0o755)
     _check_reachable(folder)
     for name in ("etc", "spool", "spool/pid"):
