@@ -1,0 +1,151 @@
+"""Stand-ins that can be dumped as text; the contract tests run on them and on the real thing."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from egressguard.core.attempts import Sample, Totals
+from egressguard.core.documents import (
+    Bulletin,
+    Report,
+    decode_bulletin,
+    decode_report,
+    encode_bulletin,
+    encode_report,
+)
+from egressguard.core.errors import ExchangeError, KernelError
+from egressguard.core.hosts import Host
+from egressguard.core.plan import Changes
+from egressguard.core.ruleset import CONFIGURED, SMTP_PORTS, VERSION_CHAIN, Sets
+from egressguard.kernel import Ruleset
+
+D = TypeVar("D")
+EMPTY: Sets = dict.fromkeys(CONFIGURED, frozenset())
+
+
+class FakeKernel:
+    """A kernel made of sets and counters; `packets` stand for what the rules would count."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.fails: str | None = None
+        self.loads: list[str] = []
+        self.flush()
+
+    def flush(self) -> None:
+        """What another tool's `nft flush ruleset` does."""
+        self.table: Ruleset | None = None
+        self.elements: Sets = dict(EMPTY)
+        self.attempts: dict[Host, int] = {}
+        self.destinations: dict[tuple[Host, str], int] = {}
+        self.number = getattr(self, "number", 0) + 1
+
+    def edit(self) -> None:
+        """What `nft delete rule` does."""
+        assert self.table is not None
+        self.table = Ruleset(self.table.handle, False, self.table.chains, self.table.hooks, "edited")
+        self.number += 1
+
+    def packet(self, host: Host, destination: str) -> None:
+        """A blocked SYN."""
+        self.attempts[host] = self.attempts.get(host, 0) + 1
+        pair = host, destination
+        self.destinations[pair] = self.destinations.get(pair, 0) + 1
+
+    def _check(self) -> None:
+        if self.fails:
+            raise KernelError(self.fails)
+
+    def generation(self) -> int:
+        self._check()
+        return self.number
+
+    def ruleset(self) -> Ruleset | None:
+        self._check()
+        return self.table
+
+    def sets(self) -> Sets:
+        return dict(self.elements)
+
+    def totals(self) -> Totals:
+        self._check()
+        if self.table is None:
+            raise KernelError("no table")
+        count = sum(self.attempts.values())
+        return Totals(blocked=count, attempts=count)
+
+    def sample(self, now_s: float) -> Sample:
+        return Sample(now_s, self.totals(), dict(self.attempts), dict(self.destinations))
+
+    def load(self, rules: Path, changes: Changes) -> None:
+        self._check()
+        self.loads.append(rules.name)
+        if self.table is None:
+            self.made += 1
+            self.elements["smtp_ports"] = SMTP_PORTS
+        self.table = Ruleset(self.made, False, frozenset({VERSION_CHAIN}), {"egress_forward": "forward"}, "whole")
+        self.apply(changes)
+        self.number += 1
+
+    def apply(self, changes: Changes) -> None:
+        self._check()
+        for change in changes:
+            old = self.elements[change.set_name]
+            self.elements[change.set_name] = (old - set(change.removed)) | set(change.added)
+        self.number += bool(changes)
+
+    def interfaces(self) -> frozenset[str]:
+        return frozenset({"lo"})
+
+
+class FakeExchange:
+    """An exchange in memory, shared by everybody who holds the same `place`."""
+
+    def __init__(self, place: dict[tuple[str, str], str] | None = None) -> None:
+        self.place = {} if place is None else place
+        self.damaged = 0
+        self.fails = False
+        self._seen: dict[tuple[str, str], str] | None = None
+
+    def _check(self) -> None:
+        if self.fails:
+            raise ExchangeError("the fake exchange is away")
+
+    def publish(self, bulletin: Bulletin) -> None:
+        self._put("bulletin", bulletin.origin.name, encode_bulletin(bulletin))
+
+    def bulletins(self) -> list[Bulletin]:
+        return [document for document in map(self._decoded(decode_bulletin), self._all("bulletin")) if document]
+
+    def report(self, report: Report) -> None:
+        self._put("report", report.origin.name, encode_report(report))
+
+    def reports(self) -> list[Report]:
+        return [document for document in map(self._decoded(decode_report), self._all("report")) if document]
+
+    def changed(self) -> bool:
+        self._check()
+        before, self._seen = self._seen, dict(self.place)
+        return before != self._seen
+
+    def close(self) -> None:
+        pass
+
+    def _put(self, kind: str, name: str, body: str) -> None:
+        self._check()
+        if self._seen is not None:
+            self._seen[kind, name] = body
+        self.place[kind, name] = body
+
+    def _all(self, kind: str) -> list[str]:
+        self._check()
+        return [body for (k, _), body in sorted(self.place.items()) if k == kind]
+
+    def _decoded(self, decode: Callable[[str], D]) -> Callable[[str], D | None]:
+        def one(body: str) -> D | None:
+            try:
+                return decode(body)
+            except ValueError:
+                self.damaged += 1
+                return None
+        return one

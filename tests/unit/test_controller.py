@@ -1,0 +1,228 @@
+"""The round on a fake kernel: what it repairs, what it counts, what it survives."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from egressguard.controller import Controller
+from egressguard.core.documents import Client, Origin, Report
+from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
+from egressguard.core.hosts import Host
+from egressguard.core.policy import desired
+from egressguard.core.settings import Inside, Machine, Settings
+from egressguard.core.verdict import State, Tier
+from egressguard.database import Database
+from egressguard.exchange import Exchange
+from egressguard.kernel import Ruleset
+from tests.fakes import FakeExchange, FakeKernel
+
+WEB, WEB6 = Host("198.51.100.12"), Host("2001:db8:0:12::/64")
+SETTINGS = Settings(
+    inside=(Inside(("web",), (ip_network("198.51.100.0/24"), ip_network("2001:db8:0:12::/64"))),),
+    host=(Machine("web2", (ip_address("198.51.100.12"), ip_address("2001:db8:0:12::2"))),))
+RULES = Path("egressguard.nft")
+
+
+class Router:
+    """A controller with its surroundings; `restart` is a SIGKILL and a new start."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.now_s = folder, 1000.0
+        self.kernel, self.place = FakeKernel(), dict[tuple[str, str], str]()
+        self.away = False
+        self.start()
+
+    def start(self) -> None:
+        self.database = Database(self.folder / "router.db", "boot")
+        self.controller = Controller(SETTINGS, RULES, self.kernel, self.database, self.connect, "boot")
+        self.controller.start(self.now_s)
+
+    def restart(self) -> None:
+        self.database.close()
+        self.start()
+
+    def connect(self) -> Exchange:
+        if self.away:
+            raise ExchangeError("the exchange is away")
+        return FakeExchange(self.place)
+
+    def round(self, seconds: float = 1.0) -> dict[str, str]:
+        self.now_s += seconds
+        return self.controller.round(self.now_s).faults
+
+    def attempts(self) -> int:
+        return sum(v.attempts for v in self.database.verdicts(self.now_s).values())
+
+    def published(self) -> dict[Host, State]:
+        [bulletin] = FakeExchange(self.place).bulletins()
+        return dict(bulletin.verdicts)
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[Router]:
+    made = Router(tmp_path)
+    yield made
+    made.database.close()
+
+
+def test_start_puts_the_configuration_into_the_kernel(router: Router) -> None:
+    assert router.kernel.elements == desired(SETTINGS)
+
+
+def test_a_quiet_round_writes_nothing(router: Router) -> None:
+    router.round()
+    before = router.kernel.number
+    assert router.round() == {}
+    assert router.kernel.number == before
+
+
+@pytest.mark.parametrize("harm", ["flush", "edit"])
+def test_another_tools_change_is_repaired_in_the_next_round(router: Router, harm: str) -> None:
+    getattr(router.kernel, harm)()
+    assert router.round() == {}
+    assert router.kernel.table is not None
+    assert router.kernel.table.fingerprint == "whole"
+    assert router.kernel.elements == desired(SETTINGS)
+    assert "repair" in router.database.history()[-1].why
+
+
+def test_a_changed_set_is_put_right_and_nothing_else_is_touched(router: Router) -> None:
+    router.kernel.elements["inside_if"] = frozenset({("wan",)})
+    router.kernel.number += 1
+    loads = len(router.kernel.loads)
+    router.round()
+    assert router.kernel.elements == desired(SETTINGS)
+    assert len(router.kernel.loads) == loads
+
+
+def test_a_change_without_an_event_is_found_by_the_periodic_comparison(router: Router) -> None:
+    router.round()
+    router.kernel.elements["allow4"] = frozenset({("web", "198.51.100.12")})
+    router.round(6.0)
+    assert router.kernel.elements == desired(SETTINGS)
+
+
+def test_another_versions_table_is_refused_and_left_alone(tmp_path: Path) -> None:
+    kernel, database = FakeKernel(), Database(tmp_path / "x.db", "boot")
+    kernel.table = Ruleset(9, False, frozenset({"ruleset_v99"}), {}, "theirs")
+    controller = Controller(SETTINGS, RULES, kernel, database, FakeExchange, "boot")
+    with pytest.raises(KernelError, match="another version"):
+        controller.start(0.0)
+    assert kernel.loads == []
+    database.close()
+
+
+def test_attempts_become_a_verdict_under_every_key_of_the_machine(router: Router) -> None:
+    for n in range(3):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+        router.kernel.packet(WEB6, f"2001:db8:ffff::{n}")
+    router.round()
+    assert router.published() == {WEB: State.COMPROMISED, WEB6: State.COMPROMISED}
+    assert [e.after for e in router.database.history(WEB)] == ["suspect", "compromised"]
+
+
+@pytest.mark.parametrize("killed_after", range(8))
+def test_a_kill_between_any_two_rounds_loses_and_repeats_no_attempt(router: Router, killed_after: int) -> None:
+    for n in range(8):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+        router.round()
+        if n == killed_after:
+            router.kernel.packet(WEB, "203.0.113.99")
+            router.restart()
+    router.round()
+    assert router.attempts() == 9
+
+
+def test_a_new_table_counts_from_zero_even_when_it_outgrows_the_old_one(router: Router) -> None:
+    router.kernel.packet(WEB, "203.0.113.1")
+    router.round()
+    router.kernel.flush()
+    router.round()
+    for n in range(5):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+    router.round()
+    assert router.attempts() == 6
+
+
+def test_a_database_that_refuses_stops_nothing_and_misses_nothing(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = router.database.record
+
+    def full(*_: object) -> None:
+        raise DatabaseError("database or disk is full")
+
+    monkeypatch.setattr(router.database, "record", full)
+    for n in range(5):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+        assert "full" in router.round()["database"]
+    assert router.published()[WEB] is State.COMPROMISED
+    monkeypatch.setattr(router.database, "record", real)
+    router.kernel.packet(WEB, "203.0.113.9")
+    assert router.round() == {}
+    assert router.attempts() == 6
+    assert [e.after for e in router.database.history(WEB)] == ["suspect", "compromised"]
+
+
+def test_a_full_database_during_a_repair_does_not_repeat_the_repair(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise DatabaseError("database or disk is full")
+
+    monkeypatch.setattr(router.database, "event", full)
+    router.kernel.flush()
+    router.round()
+    loads = len(router.kernel.loads)
+    router.round()
+    router.round()
+    assert len(router.kernel.loads) == loads
+    assert router.kernel.elements == desired(SETTINGS)
+
+
+def test_an_exchange_that_is_away_stops_nothing_and_is_told_later(router: Router) -> None:
+    router.away = True
+    router.restart()
+    for n in range(5):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+    assert router.round() == {"exchange": "the exchange is away"}
+    router.away = False
+    assert router.round() == {}
+    assert router.published()[WEB] is State.COMPROMISED
+
+
+def test_a_kernel_that_does_not_answer_is_a_fault_and_heals(router: Router) -> None:
+    router.kernel.fails = "the kernel did not answer"
+    assert set(router.round()) == {"rules", "kernel"}
+    router.kernel.fails = None
+    assert router.round() == {}
+
+
+def test_verdicts_are_published_again_before_they_grow_old(router: Router) -> None:
+    router.round()
+    [first] = FakeExchange(router.place).bulletins()
+    router.round()
+    assert FakeExchange(router.place).bulletins() == [first]
+    router.round(SETTINGS.signal_lifetime_s / 3)
+    [second] = FakeExchange(router.place).bulletins()
+    assert second.origin.sequence == first.origin.sequence + 1
+
+
+def test_a_relays_report_is_noted_when_it_is_first_seen(router: Router) -> None:
+    router.round()
+    report = Report(Origin("relay", "e", 1), 30.0, {WEB: Client(Tier.NORMAL, 40, 1, 0)})
+    FakeExchange(router.place).report(report)
+    router.now_s += 1
+    assert router.controller.round(router.now_s).reports == {"relay": router.now_s}
+    seen_s = router.now_s
+    router.now_s += 5
+    assert router.controller.round(router.now_s).reports == {"relay": seen_s}
+
+
+def test_new_settings_are_applied_as_a_difference(router: Router) -> None:
+    router.kernel.packet(WEB, "203.0.113.1")
+    router.round()
+    router.controller.reconfigure(replace(SETTINGS, mode="observe"), RULES, router.now_s)
+    assert router.kernel.elements["observed_family"] == {("ipv4",), ("ipv6",)}
+    router.kernel.packet(WEB, "203.0.113.2")
+    router.round()
+    assert router.attempts() == 2
