@@ -119,5 +119,8 @@ def listen(endpoint: Endpoint, limits: Limits) -> None:
 
 
 def serve() -> None:
-    """Answers the MTA until libmilter stops."""
-    Milter.main()
+    """Answers the MTA until libmilter stops. Raises ListenError if it cannot go on."""
+    try:
+        Milter.main()
+    except Milter.error as error:
+        raise ListenError(f"libmilter gave up: {error}") from error

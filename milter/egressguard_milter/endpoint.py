@@ -66,15 +66,15 @@ def _address(text: str, host: str) -> str:
         raise ValueError(f"{text!r}: the host must be an IP address; {EXPECTED}") from None
 
 
-def claim(endpoint: Endpoint) -> int | None:
-    """Makes sure that `endpoint` can be listened on, and that nobody else does.
+def claim(endpoint: Endpoint) -> None:
+    """Makes sure, for the life of this process, that nobody else listens on `endpoint`.
 
-    Returns the descriptor of the lock beside a unix socket; it must stay open as long as the milter
-    runs. Raises ListenError. libmilter itself would take a live socket's path away from its owner
-    without a word, and reports a port in use only to syslog.
+    Raises ListenError. libmilter itself would take a live socket's path away from its owner without a
+    word, and reports a port in use only to syslog.
     """
     if endpoint.path is not None:
-        return _claim_path(endpoint.path)
+        _claim_path(endpoint.path)
+        return
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -83,10 +83,10 @@ def claim(endpoint: Endpoint) -> int | None:
             probe.listen()
     except OSError as error:
         raise ListenError(f"cannot listen on {endpoint.connection}: {error.strerror}") from error
-    return None
 
 
-def _claim_path(path: Path) -> int:
+def _claim_path(path: Path) -> None:
+    """Locks a file beside `path`; the descriptor is never closed, so the lock ends with the process."""
     lock_path = path.with_name(path.name + ".lock")
     try:
         lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -103,7 +103,6 @@ def _claim_path(path: Path) -> int:
     except OSError as error:
         os.close(lock)
         raise ListenError(f"cannot listen on unix:{path}: {error.strerror}") from error
-    return lock
 
 
 def _remove_stale(path: Path) -> None:

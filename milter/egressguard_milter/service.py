@@ -21,7 +21,7 @@ def run(policy: Policy) -> None:
     """Serves the MTA until a stop signal; then the process ends. Raises ListenError."""
     block_signals()
     endpoint = parse_endpoint(policy.socket)
-    lock = claim(endpoint)
+    claim(endpoint)
     signals, ledger = Signals(), Ledger(policy.limits.window_s, policy.max_clients)
     limits = Limits(policy, ledger, signals.state)
     reports = Reports(policy, secrets.token_hex(8), limits, ledger, signals)
@@ -31,7 +31,7 @@ def run(policy: Policy) -> None:
     watch.start()
     shutdown = Shutdown(lambda: _last_steps(watch, endpoint))
     shutdown.start()
-    _say_started(policy, endpoint, lock)
+    _say_started(policy, endpoint)
     notify("READY=1")
     callbacks.serve()
     shutdown.finish("libmilter")
@@ -44,7 +44,7 @@ def _last_steps(watch: Watch, endpoint: Endpoint) -> None:
     watch.stop()
 
 
-def _say_started(policy: Policy, endpoint: Endpoint, lock: int | None) -> None:
+def _say_started(policy: Policy, endpoint: Endpoint) -> None:
     logger.info(line("started", relay=policy.relay, socket=endpoint.connection,
                      messages=policy.limits.messages, window_s=policy.limits.window_s,
-                     exchange=policy.exchange, locked=lock is not None))
+                     exchange=policy.exchange))
