@@ -5,13 +5,13 @@ from typing import Any
 
 import Milter
 import pytest
+
+from egressguard.core.hosts import Host
+from egressguard.core.verdict import State
 from egressguard_milter.callbacks import Connection, Deferrals
 from egressguard_milter.ledger import Ledger
 from egressguard_milter.limits import Limits
 from egressguard_milter.policy import Base, Policy
-
-from egressguard.core.hosts import Host
-from egressguard.core.verdict import State
 
 
 class Context:

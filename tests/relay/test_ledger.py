@@ -3,11 +3,11 @@
 import threading
 from dataclasses import dataclass, field
 
-from egressguard_milter.ledger import RESERVED_RETRY_S, Ledger
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egressguard.core.hosts import Host
+from egressguard_milter.ledger import RESERVED_RETRY_S, Ledger
 
 A, B, C = Host("192.0.2.1"), Host("192.0.2.2"), Host("2001:db8::/64")
 WINDOW_S = 100.0

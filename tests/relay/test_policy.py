@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from egressguard_milter.endpoint import parse_endpoint
-from egressguard_milter.policy import Base, Policy, Rule, Standing, Tiers, mistakes, read_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egressguard.core.errors import ConfigError
 from egressguard.core.verdict import State, Tier
+from egressguard_milter.endpoint import parse_endpoint
+from egressguard_milter.policy import Base, Policy, Rule, Standing, Tiers, mistakes, read_policy
 
 SAMPLE = Path(__file__).parents[2] / "milter/egressguard-milter.toml"
 

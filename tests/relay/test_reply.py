@@ -2,14 +2,14 @@
 
 import re
 
-from egressguard_milter.journal import REMEMBERED_CLIENTS, REPEAT_S, Repetitions, line
-from egressguard_milter.limits import Decision
-from egressguard_milter.reply import MAX_LENGTH, escape, reply_text
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import Tier
+from egressguard_milter.journal import REMEMBERED_CLIENTS, REPEAT_S, Repetitions, line
+from egressguard_milter.limits import Decision
+from egressguard_milter.reply import MAX_LENGTH, escape, reply_text
 
 HOST = Host("192.0.2.1")
 

@@ -1,13 +1,13 @@
 """However a transaction ends, its reservation is settled or given back exactly once."""
 
 import pytest
+
+from egressguard.core.hosts import Host
+from egressguard.core.verdict import State, Tier
 from egressguard_milter.ledger import Ledger
 from egressguard_milter.limits import Limits
 from egressguard_milter.policy import Base, Policy, Rule, Tiers
 from egressguard_milter.session import UNADDRESSED, Session, host_in
-
-from egressguard.core.hosts import Host
-from egressguard.core.verdict import State, Tier
 
 STATES: dict[Host, State] = {Host("192.0.2.66"): State.COMPROMISED, Host("192.0.2.77"): State.SUSPECT}
 POLICY = Policy(limits=Base(messages=4, window_s=100.0),

@@ -5,6 +5,13 @@ import threading
 from pathlib import Path
 
 import pytest
+
+from egressguard.core.documents import Bulletin, Client, Origin, Report
+from egressguard.core.errors import ExchangeError
+from egressguard.core.hosts import Host
+from egressguard.core.verdict import State, Tier
+from egressguard.exchange import Exchange
+from egressguard.exchange.sqlite import SqliteExchange
 from egressguard_milter.ledger import Ledger
 from egressguard_milter.limits import Limits
 from egressguard_milter.link import RENEW_S, RETRY_S, Link
@@ -13,13 +20,6 @@ from egressguard_milter.reports import MAX_CLIENTS, MAX_PERIOD_S, Reports
 from egressguard_milter.session import UNADDRESSED
 from egressguard_milter.signals import Change, Signals
 from egressguard_milter.watch import Watch
-
-from egressguard.core.documents import Bulletin, Client, Origin, Report
-from egressguard.core.errors import ExchangeError
-from egressguard.core.hosts import Host
-from egressguard.core.verdict import State, Tier
-from egressguard.exchange import Exchange
-from egressguard.exchange.sqlite import SqliteExchange
 
 HOST, OTHER = Host("192.0.2.1"), Host("192.0.2.2")
 
