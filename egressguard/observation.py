@@ -8,6 +8,7 @@ from pathlib import Path
 
 from egressguard import heartbeat
 from egressguard.boot import boot_id, now_s
+from egressguard.core.attempts import Sample
 from egressguard.core.documents import Report
 from egressguard.core.errors import DatabaseError, ExchangeError
 from egressguard.core.health import Observation, Table
@@ -65,7 +66,7 @@ def _table(kernel: Netfilter, fingerprint: str | None) -> Table | None:
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,
         intact=known[1:] == [ruleset.fingerprint] if same_table else None,
         sets=kernel.sets() if ours else {name: frozenset() for name in CONFIGURED},
-        sample=kernel.sample(at_s))
+        sample=kernel.sample(at_s) if ours else Sample(at_s))
 
 
 def _reports(settings: Settings, pulse: Pulse | None, faults: dict[str, str]) -> dict[str, Lease[Report]]:

@@ -239,23 +239,24 @@ def tell(stage: Stage) -> None:
         print(f"     {observed}", flush=True)
 
 
-def play(figures: dict[str, Any]) -> None:
+def play(figures: dict[str, Any], rules: Path | None) -> None:
     """Builds the world, tells the story in it, and removes it."""
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="egressguard-demo-")))
         world = ending.enter_context(World())
         sink = ending.enter_context(Sink(world.outside))
-        tell(Stage(world, sink, Deployment(world, folder, messages=LIMIT), ending, figures))
+        tell(Stage(world, sink, Deployment(world, folder, messages=LIMIT, rules=rules), ending, figures))
 
 
 def main() -> None:
     """`python -m lab.demo [--json FILE]`."""
     parser = argparse.ArgumentParser(prog="script/demo", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--rules", type=Path, metavar="DIRECTORY", help="use these instead of rules/")
     arguments = parser.parse_args()
     began_s, figures = time.monotonic(), dict[str, Any]()
     try:
-        play(figures)
+        play(figures, arguments.rules)
     except (WrongObservation, LabError) as error:
         figures["wrong"] = str(error)
         print(f"demo: WRONG: {error}", file=sys.stderr)

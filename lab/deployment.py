@@ -22,6 +22,7 @@ READY_S = 30.0
 
 ROUTER = """
 router = "router"
+rules = "{rules}"
 mode = "{mode}"
 exchange = "sqlite:{folder}/exchange.db"
 database = "{folder}/router.db"
@@ -63,8 +64,8 @@ class Deployment:
     """
 
     def __init__(self, world: World, folder: Path, *, mode: str = "enforce", messages: int = 40,
-                 inventory: Sequence[Place] = (WEB1, WEB2)) -> None:
-        self.world, self.folder = world, folder
+                 inventory: Sequence[Place] = (WEB1, WEB2), rules: Path | None = None) -> None:
+        self.world, self.folder, self.rules = world, folder, rules or ""
         self.router_config = folder / "egressguard.toml"
         self.milter_config = folder / "egressguard-milter.toml"
         self.messages = messages
@@ -75,7 +76,7 @@ class Deployment:
     def write_router_config(self, mode: str, inventory: Sequence[Place] = (WEB1, WEB2)) -> None:
         """Writes the router's configuration; a running daemon takes it over at SIGHUP."""
         machines = [("sender", RELAY), ("sender", MAILSERVER), *(("host", place) for place in inventory)]
-        text = ROUTER.format(mode=mode, folder=self.folder)
+        text = ROUTER.format(mode=mode, folder=self.folder, rules=self.rules)
         self.router_config.write_text(
             text + "".join(MACHINE.format(kind=kind, place=place) for kind, place in machines))
 

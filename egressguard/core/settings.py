@@ -10,6 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal
 
 from egressguard.core.errors import Mistake
+from egressguard.core.exchange_url import url_mistakes
 from egressguard.core.hosts import Address, Host, hosts_of
 
 Network = IPv4Network | IPv6Network
@@ -112,6 +113,7 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     for key, machine in settings.machines():
         yield from _machine_mistakes(key, machine, settings)
     yield from _double_use(settings)
+    yield from url_mistakes(settings.exchange)
     yield from _number_mistakes(settings)
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from egressguard.core.documents import Bulletin, Report
 from egressguard.core.errors import ExchangeError
+from egressguard.core.exchange_url import sqlite_path
 
 
 class Exchange(Protocol):
@@ -39,7 +40,7 @@ def open_exchange(url: str) -> Exchange:
     """The exchange at `url` (`sqlite:/absolute/path`), made if it does not exist yet."""
     from egressguard.exchange.sqlite import SqliteExchange
 
-    scheme, _, path = url.partition(":")
-    if scheme != "sqlite" or not path.startswith("/"):
-        raise ExchangeError(f"exchange {url!r}: unknown kind; write sqlite:/absolute/path/to/file")
-    return SqliteExchange(Path(path))
+    try:
+        return SqliteExchange(Path(sqlite_path(url)))
+    except ValueError as error:
+        raise ExchangeError(f"exchange: {error}") from None

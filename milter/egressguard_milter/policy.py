@@ -11,6 +11,7 @@ from typing import Literal
 
 from egressguard.core.documents import MAX_LIFETIME_S, MAX_NAME_LENGTH
 from egressguard.core.errors import Mistake
+from egressguard.core.exchange_url import url_mistakes
 from egressguard.core.verdict import State, Tier
 from egressguard.toml_file import read
 from egressguard_milter.endpoint import parse_endpoint
@@ -95,9 +96,7 @@ def mistakes(policy: Policy) -> Iterator[Mistake]:
         parse_endpoint(policy.socket)
     except ValueError as error:
         yield Mistake("socket", str(error))
-    scheme, _, path = policy.exchange.partition(":")
-    if scheme != "sqlite" or not path.startswith("/"):
-        yield Mistake("exchange", f"{policy.exchange!r}: write sqlite:/absolute/path/to/file")
+    yield from url_mistakes(policy.exchange)
     yield from _number_mistakes(policy)
     yield from _tier_mistakes(policy.tiers)
 
