@@ -58,7 +58,11 @@ class Database:
             mode = "ro" if read_only else "rwc"
             self._db = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S,
                                        isolation_level=None)
-            self._check_schema(read_only)
+            try:
+                self._check_schema(read_only)
+            except BaseException:
+                self._db.close()
+                raise
 
     def _check_schema(self, read_only: bool) -> None:
         schema = self._db.execute("PRAGMA user_version").fetchone()[0]

@@ -38,7 +38,11 @@ class SqliteExchange:
         with self._translated():
             self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None,
                                        check_same_thread=False)
-            self._prepare()
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
 
     def _prepare(self) -> None:
         schema = self._db.execute("PRAGMA user_version").fetchone()[0]
