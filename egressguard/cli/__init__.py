@@ -11,6 +11,7 @@ import click
 
 from egressguard.cli import status as status_view
 from egressguard.cli.history import history_json, history_text
+from egressguard.cli.mta_config import mta_config
 from egressguard.config import DEFAULT_PATH, read_settings, rules_path
 from egressguard.core.errors import EgressguardError
 from egressguard.core.health import findings, health
@@ -94,6 +95,9 @@ def history(host: str | None, limit: int, config: Path, as_json: bool) -> None:
     entries = database.history(key, limit)
     database.close()
     click.echo(history_json(entries) if as_json else history_text(entries))
+
+
+cli.add_command(mta_config)
 
 
 def main() -> None:
