@@ -115,12 +115,16 @@ class Sendmail:
             (self.folder / name).mkdir(mode=mode)
         known = {"127.0.0.1": "localhost", "::1": "localhost", **names}
         hosts = [f"127.0.1.1 {self.hostname}", *(f"{address} {name}" for address, name in known.items())]
-        texts = {"hosts": "\n".join(hosts) + "\n", "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-                 "resolv.conf": "", "mail/service.switch": "hosts files\naliases files\n",
-                 "sendmail.mc": MC.format(folder=self.folder, hostname=self.hostname, mc=mc)}  # fmt: skip
+        texts = {
+            "hosts": "\n".join(hosts) + "\n",
+            "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+            "resolv.conf": "",
+            "mail/service.switch": "hosts files\naliases files\n",
+            "sendmail.mc": MC.format(folder=self.folder, hostname=self.hostname, mc=mc),
+        }
         for name, text in texts.items():
             (self.folder / name).write_text(text)
-        macros = [f"-D_CF_DIR_={MACROS}/", MACROS / "m4/cf.m4", self.folder / "sendmail.mc"]
+        macros: list[str | Path] = [f"-D_CF_DIR_={MACROS}/", MACROS / "m4/cf.m4", self.folder / "sendmail.mc"]
         self.config.write_text(self.namespace.run(["m4", *macros]).stdout)
         for name, text in maps.items():
             self.make_map(name, text)
@@ -143,8 +147,9 @@ class Sendmail:
 
     def run(self, *arguments: str, stdin: str = "") -> str:
         """The output of `sendmail arguments…` with this configuration."""
-        inside = ["sh", "-c", ENTER, self.folder, self.hostname, PROGRAMS / "sendmail", "-C", self.config]
-        return self.namespace.run(["unshare", "--mount", "--uts", *inside, *arguments], stdin=stdin).stdout
+        enter: list[str | Path] = ["unshare", "--mount", "--uts", "sh", "-c", ENTER, self.folder, self.hostname]
+        command = [*enter, PROGRAMS / "sendmail", "-C", self.config, *arguments]
+        return self.namespace.run(command, stdin=stdin).stdout
 
     def version(self) -> str:
         """Such as `8.17.1.9`."""
@@ -182,7 +187,9 @@ class Sendmail:
     def wait_for_log(self, text: str, *, count: int = 1, timeout_s: float = 30.0) -> None:
         """Returns once `text` stands in the log `count` times. Raises LabError with the log."""
         try:
-            wait_until(lambda: self.log_text().count(text) >= count, f"{count} × {text!r}", timeout_s=timeout_s)
+            wait_until(
+                lambda: self.log_text().count(text) >= count, f"{count} × {text!r}", timeout_s=timeout_s
+            )
         except LabError as error:
             raise LabError(f"{self.namespace.label}: {error}\n{self.log_text()}") from error
 
