@@ -147,9 +147,9 @@ class Sendmail:
 
     def run(self, *arguments: str, stdin: str = "") -> str:
         """The output of `sendmail arguments…` with this configuration."""
-        enter: list[str | Path] = ["unshare", "--mount", "--uts", "sh", "-c", ENTER, self.folder, self.hostname]
-        command = [*enter, PROGRAMS / "sendmail", "-C", self.config, *arguments]
-        return self.namespace.run(command, stdin=stdin).stdout
+        command: list[str | Path] = [PROGRAMS / "sendmail", "-C", self.config, *arguments]
+        inside = ["unshare", "--mount", "--uts", "sh", "-c", ENTER, self.folder, self.hostname, *command]
+        return self.namespace.run(inside, stdin=stdin).stdout
 
     def version(self) -> str:
         """Such as `8.17.1.9`."""
