@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from egressguard.core.errors import ConfigError, EgressguardError
+from egressguard_milter.cli_check import check
 from egressguard_milter.policy import DEFAULT_PATH, read_policy
 
 config_option = click.option(
@@ -45,6 +46,9 @@ def check_config(path: Path) -> None:
     except ConfigError as error:
         _fail(error, 1)
     click.echo(f"{path}: correct")
+
+
+main.add_command(check)
 
 
 def _fail(error: EgressguardError, code: int) -> None:

@@ -1,0 +1,135 @@
+"""`egressguard-milter check` on real configurations: right as printed, and each way to have no limits is found."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.namespaces import Namespace
+from lab.postfix import Postfix
+from lab.sendmail import Sendmail
+from tests.relay import mtas
+from tests.relay.running import COMMAND
+
+PRINTED = "{ inet:127.0.0.1:8892, default_action=tempfail, connect_timeout=2s, command_timeout=3s, content_timeout=5s }"
+SHORT = {"milter_connect_timeout": "2s", "milter_command_timeout": "3s", "milter_content_timeout": "5s"}
+
+
+def check(*arguments: str | Path, milter: str = "inet:8892@127.0.0.1") -> tuple[int, str]:
+    done = subprocess.run([COMMAND, "check", "--milter", milter, *arguments], text=True, capture_output=True, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def namespace(root: None) -> Iterator[Namespace]:
+    with Namespace("relay") as namespace:
+        yield namespace
+
+
+@pytest.fixture(scope="module")
+def postfix(namespace: Namespace) -> Iterator[Postfix]:
+    relay = mtas.relay("postfix", namespace, "198.51.100.0/24")
+    assert isinstance(relay, Postfix)
+    relay.stop()
+    yield relay
+    relay.close()
+
+
+@pytest.fixture(scope="module")
+def sendmail(namespace: Namespace) -> Iterator[Sendmail]:
+    relay = mtas.relay("sendmail", namespace, "198.51.100.0/24")
+    assert isinstance(relay, Sendmail)
+    relay.stop()
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def main_cf(postfix: Postfix) -> Iterator[Path]:
+    path = postfix.config / "main.cf"
+    before, services = path.read_text(), (postfix.config / "master.cf").read_text()
+    yield path
+    path.write_text(before)
+    (postfix.config / "master.cf").write_text(services)
+
+
+def test_the_printed_configuration_is_correct_on_both(postfix: Postfix, sendmail: Sendmail) -> None:
+    code, text = check("--postfix", postfix.config, "--sendmail", sendmail.config)
+    assert (code, text.count("correct")) == (0, 1), text
+
+
+@pytest.mark.parametrize(("lines", "said"), [
+    ("milter_default_action = accept\nsmtpd_milters = inet:127.0.0.1:8892",
+     "main.cf: milter_default_action: accept: a milter that is down, killed or confused then means unlimited mail; write tempfail"),
+    (f"smtpd_milters = {PRINTED.replace('tempfail', 'accept')}", "smtpd_milters (smtp/inet): default_action: accept"),
+    (f"smtpd_milters = {PRINTED.replace('tempfail', 'reject')}", "then refuses mail for good; write tempfail"),
+    ("smtpd_milters = inet:8892@127.0.0.1", "libmilter's order, and smtpd dies of it; Postfix writes inet:127.0.0.1:8892"),
+    ("smtpd_milters = inet:127.0.0.1:8891", "Postfix asks inet:127.0.0.1:8891; add inet:127.0.0.1:8892"),
+    ("smtpd_milters =", "smtpd_milters (smtp/inet): is empty, so nothing is limited"),
+    ("smtpd_milters =\nnon_smtpd_milters = inet:127.0.0.1:8892", "non_smtpd_milters never sees mail from the network"),
+    ("smtpd_milters = inet:127.0.0.1:8892", "milter_connect_timeout, milter_command_timeout, milter_content_timeout: a stalled"),
+    (f"receive_override_options = no_milters\nsmtpd_milters = {PRINTED}", "remove no_milters"),
+    (f"smtpd_proxy_filter = 127.0.0.1:10025\nsmtpd_milters = {PRINTED}", "never sees the end of a message"),
+])
+def test_each_way_to_have_no_limits_in_postfix_is_found(postfix: Postfix, main_cf: Path, lines: str, said: str) -> None:
+    names = {line.split(" ")[0] for line in lines.splitlines()} | {"smtpd_milters"}
+    kept = [line for line in main_cf.read_text().splitlines() if line.split(" ")[0] not in names]
+    main_cf.write_text("\n".join([*kept, lines]) + "\n")
+    code, text = check("--postfix", postfix.config)
+    assert code == 1
+    assert said in text
+
+
+@pytest.mark.usefixtures("main_cf")
+def test_an_override_in_master_cf_counts(postfix: Postfix) -> None:
+    services = postfix.config / "master.cf"
+    services.write_text(services.read_text() + "2525 inet n - n - - smtpd\n -o smtpd_milters=\n")
+    code, text = check("--postfix", postfix.config)
+    assert code == 1
+    assert text.splitlines() == [f"{postfix.config}/main.cf: smtpd_milters (2525/inet): is empty, so nothing is "
+                                 "limited; write smtpd_milters = inet:127.0.0.1:8892"]
+
+
+@pytest.mark.parametrize(("socket", "milter", "right"), [
+    ("inet:localhost:8892", "inet:8892@127.0.0.1", True),
+    ("inet:[2001:db8::1]:8892", "inet:8892@2001:db8::1", True),
+    ("unix:/run/egressguard/milter", "unix:/run/egressguard/milter", True),
+    ("unix:/run/egressguard/milter", "unix:/run/egressguard/other", False),
+])
+def test_the_same_place_is_recognised_however_it_is_written(
+        postfix: Postfix, main_cf: Path, socket: str, milter: str, right: bool) -> None:
+    main_cf.write_text(re.sub("inet:127.0.0.1:8892", socket, main_cf.read_text()))
+    code, text = check("--postfix", postfix.config, milter=milter)
+    assert (code == 0) == right, text
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    (", F=T", "", "Xegressguard: F: is missing: a milter that is down, killed or confused then means unlimited mail; write F=T"),
+    ("F=T", "F=R", "Xegressguard: F: R: a milter that is down then refuses mail for good"),
+    (", T=C:2s;S:3s;R:3s;E:5s", "", "Xegressguard: T: a stalled milter holds every client: C is 5m, E is 5m"),
+    ("inet:8892@127.0.0.1", "inet:127.0.0.1:8892", "is Postfix's order; sendmail writes S=inet:8892@127.0.0.1"),
+    ("inet:8892@127.0.0.1", "inet:8891@127.0.0.1", "sendmail asks inet:8891@127.0.0.1; write INPUT_MAIL_FILTER"),
+    ("O InputMailFilters=egressguard", "O InputMailFilters=other", "write INPUT_MAIL_FILTER in place of MAIL_FILTER"),
+    ("Xegressguard", "#egressguard", "no filter is defined, so nothing is limited"),
+    ("Name=MTA-v4,", "Name=MTA-v4, InputMailFilters=other,", "MTA-v4 has InputMailFilters=other"),
+])
+def test_each_way_to_have_no_limits_in_sendmail_is_found(
+        sendmail: Sendmail, tmp_path: Path, old: str, new: str, said: str) -> None:
+    text = sendmail.config.read_text()
+    assert old in text
+    (tmp_path / "sendmail.cf").write_text(text.replace(old, new))
+    code, text = check("--sendmail", tmp_path)
+    assert code == 1
+    assert said in text
+
+
+@pytest.mark.parametrize("arguments", [
+    (), ("--postfix", "/nowhere"), ("--sendmail", "/nowhere"), ("--postfix", "/etc", "--milter", "inet:8892"),
+])
+def test_what_cannot_be_checked_is_one_message(arguments: tuple[str, ...]) -> None:
+    code, text = check(*arguments)
+    assert code == 2
+    assert text.startswith("egressguard-milter: ")
