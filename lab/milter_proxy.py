@@ -29,23 +29,29 @@ REFUSED_S = 0.7
 LARGEST = 1 << 20
 
 # None of these is an answer: a proxy that turned one valid answer into another would be a milter of its own.
-GARBAGE = (
+GARBAGE: tuple[bytes, ...] = (
     b"\x00\x00\x00\x01\xff",
     b"\x00\x00\x00\x01?",
     b"\x00\x00\x00\x00",
     b"\xff\xff\xff\xffcccccccc",
     b"\x00\x00\x00\x05O\x00\x00\x00",
-    b"\x00\x00\x00\x0eyxyz garbage\x00\x00",
     b"HTTP/1.1 200 OK\r\n\r\n",
 )
+
+# An answer, though with a code that is none: sendmail reads it as a refusal for good, whatever F= says.
+MALFORMED_REPLY = b"\x00\x00\x00\x0dyxyz garbage\x00"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong; `act` is done to the milter first (a signal, say), `delay_s` holds a slow answer."""
+    """What goes wrong; `act` is done to the milter first (a signal, say), `delay_s` holds a slow answer.
+
+    `garbage` is what a garbled answer becomes.
+    """
 
     kind: Kind
     delay_s: float = 0.0
+    garbage: tuple[bytes, ...] = GARBAGE
     act: Callable[[], None] = lambda: None
 
 
@@ -115,10 +121,10 @@ class MilterProxy:
             self.hits[self._fault.kind, step] += 1
             return self._fault
 
-    def garbage(self) -> bytes:
+    def garbage(self, fault: Fault) -> bytes:
         """Something that is no answer."""
         with self._lock:
-            return self._random.choice(GARBAGE)
+            return self._random.choice(fault.garbage)
 
     def permit(self) -> None:
         """The MTA is being told that a message may pass."""
@@ -170,7 +176,7 @@ class _Connection:
         if fault.kind in ("cut", "refuse"):
             return False
         if fault.kind == "garble" and self._step in "AQ":  # no answer will come
-            self._mta.sendall(self._proxy.garbage())
+            self._mta.sendall(self._proxy.garbage(fault))
         self._next_answer = fault
         return True
 
@@ -181,7 +187,7 @@ class _Connection:
                 if fault and fault.kind == "slow":
                     time.sleep(fault.delay_s)
                 if fault and fault.kind == "garble":
-                    packet = self._proxy.garbage()
+                    packet = self._proxy.garbage(fault)
                 elif fault and fault.kind == "half":
                     self._mta.sendall(packet[:-1])
                     break

@@ -11,10 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lab.milter_proxy import KINDS, Fault, Kind, MilterProxy
+from lab.milter_proxy import KINDS, MALFORMED_REPLY, Fault, Kind, MilterProxy
 from lab.namespaces import Namespace, wait_until
 from lab.sink import Sink
 from tests.relay import mtas
@@ -88,12 +89,12 @@ class Bench:
     def close(self) -> None:
         self._stack.close()
 
-    def suffer(self, kind: Kind, messages: int, hits_per_step: int) -> None:
+    def suffer(self, kind: Kind, messages: int, hits_per_step: int, **more: Any) -> None:
         """Sends messages while the milter suffers."""
         names = [f"{kind}-{n}" for n in range(messages)]
         self._names += names
         act = {"kill": self.milter.kill, "stop": self.milter.stop}.get(kind, lambda: None)
-        self.proxy.arm(Fault(kind, delay_s=SLOW_S, act=act), hits_per_step)
+        self.proxy.arm(Fault(kind, delay_s=SLOW_S, act=act, **more), hits_per_step)
         self.senders.send(names)
         self.proxy.disarm()
 
@@ -164,3 +165,12 @@ def test_with_the_default_action_reject_this_suite_fails(mta: str, tmp_path: Pat
         running.suffer("cut", 24, 2)
         with pytest.raises(AssertionError, match="permanent failures"):
             running.verdict()
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("mta", mtas.MTAS)
+def test_a_reply_with_a_code_that_is_none_is_final_in_sendmail_so_the_milter_must_never_send_one(
+        mta: str, tmp_path: Path) -> None:
+    with bench(mta, tmp_path, SETTINGS[mta]) as running:
+        running.suffer("garble", 24, 2, garbage=(MALFORMED_REPLY,))
+        assert bool(running.senders.permanent) == (mta == "sendmail")
