@@ -8,73 +8,78 @@ the kernel, and the next round tries again.
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from time import perf_counter
 
-from egressguard.core import attempts, detection, leases, plan, policy
+from egressguard.config import Site
+from egressguard.core import attempts, detection, leases
 from egressguard.core.attempts import Baseline, Sample, Totals
 from egressguard.core.documents import Bulletin, Origin, Report
-from egressguard.core.errors import EgressguardError, KernelError
+from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Leases
-from egressguard.core.ruleset import CONFIGURED, FAMILY, TABLE, VERSION_CHAIN, Sets
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
 from egressguard.database import Database, changed
+from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
 from egressguard.heartbeat import Pulse
-from egressguard.kernel import Kernel, Ruleset, incarnation
+from egressguard.kernel import Kernel
+from egressguard.kernel.events import Culprit
 
 log = logging.getLogger(__name__)
 
-FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
-FORGET_EVERY_S = 60.0
+KEEP_EVERY_S = 60.0
 UNSAVED_STEPS = 10_000  # history kept in memory while the database refuses
-NOTHING: Sets = {name: frozenset() for name in CONFIGURED}
 
 
 class Controller:
     """Holds what one round leaves for the next: the last counters, the verdicts, the documents received."""
 
-    def __init__(self, settings: Settings, rules: Path, kernel: Kernel, database: Database,
-                 connect: Callable[[], Exchange], boot: str) -> None:
-        self._settings, self._rules, self._boot = settings, rules, boot
-        self._kernel, self._database, self._connect = kernel, database, connect
+    def __init__(self, enforcement: Enforcement, kernel: Kernel, database: Database,
+                 connect: Callable[[], Exchange]) -> None:
+        self._enforcement, self._kernel, self._database = enforcement, kernel, database
+        self._connect = connect
         self._exchange: Exchange | None = None
-        self._origin = Origin(settings.router, uuid.uuid4().hex, 0)
+        self._origin = Origin(self._settings.router, uuid.uuid4().hex, 0)
         self._published: tuple[dict[Host, State], float] | None = None
         self._reports: Leases[Report] = {}
         self._incarnation = ""
-        self._fingerprint = ""
-        self._generation = -1
-        self._compared_s = self._forgot_s = float("-inf")
+        self._kept_s = float("-inf")
         self._totals: Totals | None = None
         self._baseline = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
         self._unsaved: list[Transition] = []
         self._faults: dict[str, str] = {}
 
+    @property
+    def _settings(self) -> Settings:
+        return self._enforcement.site.settings
+
     def start(self, now_s: float) -> None:
         """Loads rules and sets in one transaction, and what history knows.
 
         Raises KernelError, having changed nothing, when the kernel refuses or holds another version's table.
         """
-        self._load(now_s, "start")
+        self._enforcement.load(now_s, "start")
+        self._incarnation = self._enforcement.incarnation
         self._baseline = self._database.baseline(self._incarnation)
         self._verdicts = self._database.verdicts(now_s)
 
-    def reconfigure(self, settings: Settings, rules: Path, now_s: float) -> None:
-        """Goes on with other settings; what differs is applied as one transaction."""
-        self._settings, self._rules = settings, rules
-        self._load(now_s, "reload")
+    def reconfigure(self, site: Site, now_s: float) -> None:
+        """Goes on with another configuration; what differs is applied as one transaction."""
+        self._enforcement.site = site
+        self._enforcement.load(now_s, "reload")
 
-    def round(self, now_s: float) -> Pulse:
-        """One round; never raises EgressguardError: what failed is in the pulse and is tried again."""
+    def round(self, now_s: float, culprits: Sequence[Culprit] = ()) -> Pulse:
+        """One round; never raises EgressguardError: what failed is in the pulse and is tried again.
+
+        `culprits` are who else has changed the ruleset since the last round.
+        """
         began, faults = perf_counter(), dict[str, str]()
         with self._noting(faults, "rules"):
-            self._enforce(now_s)
+            self._enforce(now_s, culprits)
         sample = None
         with self._noting(faults, "kernel"):
             sample = self._sample(now_s)
@@ -93,46 +98,18 @@ class Controller:
         self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
 
-    def _enforce(self, now_s: float) -> None:
-        """Compares the kernel with what should be there, if it changed, and puts it right."""
-        generation = self._kernel.generation()
-        if generation == self._generation and now_s - self._compared_s < FULL_COMPARE_S:
-            return
-        ruleset = self._kernel.ruleset()
-        if ruleset is None or ruleset.dormant or ruleset.fingerprint != self._fingerprint:
-            self._load(now_s, "repair: the table was " + (
-                "gone" if ruleset is None else "dormant" if ruleset.dormant else "edited"))
-        else:
-            changes = plan.diff(self._kernel.sets(), policy.desired(self._settings))
-            if changes:
-                log.warning("repair: set elements differed\n%s", plan.transaction(changes))
-                self._kernel.apply(changes)
-        # The number from before the comparison: our own change costs one more comparison, and a change
-        # by anybody else that came in between is not overlooked.
-        self._generation, self._compared_s = generation, now_s
-
-    def _load(self, now_s: float, why: str) -> None:
-        before = self._kernel.ruleset()
-        if before is not None and VERSION_CHAIN not in before.chains:
-            raise KernelError(f"table {FAMILY} {TABLE} in the kernel belongs to another version of "
-                              f"egressguard (it lacks chain {VERSION_CHAIN}); nothing was changed")
-        have = NOTHING if before is None else self._kernel.sets()
-        self._kernel.load(self._rules, plan.diff(have, policy.desired(self._settings)))
-        after = self._kernel.ruleset()
-        if after is None:
-            raise KernelError(f"table {FAMILY} {TABLE} is gone right after it was loaded")
-        self._adopt(after)
-        log.info("loaded rules=%s why=%r", self._rules, why)
-        self._database.set_meta("fingerprint", f"{self._incarnation} {self._fingerprint}")
-        self._database.event(now_s, "load", why)
-
-    def _adopt(self, ruleset: Ruleset) -> None:
-        """Takes the table as loaded for the truth, and its counters for new if the table is new."""
-        name = incarnation(self._boot, ruleset)
-        self._fingerprint = ruleset.fingerprint
-        if name != self._incarnation:
-            self._baseline, self._totals = Baseline(), None
-        self._incarnation = name
+    def _enforce(self, now_s: float, culprits: Sequence[Culprit]) -> None:
+        """Puts the kernel right if it is wrong, and records the exposure and who did it."""
+        began = perf_counter()
+        wrong = self._enforcement.ensure(now_s)
+        if self._enforcement.incarnation != self._incarnation:
+            self._incarnation = self._enforcement.incarnation
+            self._baseline, self._totals = Baseline(), None  # a new table's counters began at zero
+        if wrong is not None:
+            who = ", ".join(map(str, culprits)) or "unknown"
+            self._database.event(now_s, "exposure", f"{wrong}, by {who}; put right "
+                                 f"{(perf_counter() - began) * 1000:.1f} ms after it was noticed; until then "
+                                 "direct SMTP may have passed")
 
     def _sample(self, now_s: float) -> Sample | None:
         """All counters, or None when no named counter has moved: then no other has."""
@@ -165,14 +142,15 @@ class Controller:
 
     def _forget(self, now_s: float) -> None:
         """Drops clean hosts whose counters the kernel has long let go, so that memory stays bounded."""
-        if now_s - self._forgot_s < FORGET_EVERY_S:
+        if now_s - self._kept_s < KEEP_EVERY_S:
             return
-        self._forgot_s = now_s
+        self._kept_s = now_s
         gone = [host for host, verdict in self._verdicts.items()
                 if verdict.state is State.CLEAN and host not in self._baseline.attempts]
         for host in gone:
             del self._verdicts[host]
         self._database.forget(gone, now_s - attempts.MEMORY_S)
+        self._database.keep_orders(now_s)
 
     def _signal(self, now_s: float) -> None:
         """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports."""

@@ -1,42 +1,46 @@
-"""`egressguard run`: rounds at a steady pace until a signal ends them.
+"""`egressguard run`: rounds at a steady pace, and at once when somebody changes the ruleset, until a signal.
 
-Signals are blocked and waited for between rounds, so none can interrupt a transaction; a SIGKILL can, and
-then the kernel has applied it as a whole or not at all.
+Signals only mark a byte in a pipe, so none interrupts a transaction; a SIGKILL can, and then the kernel
+has applied it as a whole or not at all.
 """
 
 import logging
+import os
+import select
 import signal
 import time
 from pathlib import Path
 
 from egressguard.boot import boot_id, now_s
-from egressguard.config import read_settings, rules_path
+from egressguard.config import Site, read_site
 from egressguard.controller import Controller
 from egressguard.core.errors import EgressguardError
-from egressguard.core.settings import Settings
 from egressguard.database import Database
+from egressguard.enforcement import Enforcement
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Heartbeat
 from egressguard.kernel import Netfilter
+from egressguard.kernel.events import Culprit, RulesetEvents
 from egressguard.service_manager import notify
 
 log = logging.getLogger(__name__)
-SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(config: Path) -> None:
     """Runs the daemon in the foreground. Raises EgressguardError when it cannot start."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    settings = read_settings(config)
+    site = read_site(config)
+    settings = site.settings
     kernel = Netfilter()
+    wake = Wake()
     heartbeat = Heartbeat(Path(settings.runtime_directory))
     database = Database(Path(settings.database), boot_id())
-    controller = Controller(settings, rules_path(settings), kernel, database,
-                            lambda: open_exchange(settings.exchange), boot_id())
+    enforcement = Enforcement(site, kernel, database, boot_id())
+    controller = Controller(enforcement, kernel, database, lambda: open_exchange(settings.exchange))
     controller.start(now_s())
     notify("READY=1")
     log.info("started router=%s mode=%s period_s=%s", settings.router, settings.mode, settings.period_s)
-    _rounds(config, settings, controller, heartbeat)
+    _rounds(config, enforcement, controller, heartbeat, wake)
     notify("STOPPING=1")
     log.info("stopped: the rules stay loaded and go on blocking")
     controller.close(now_s())
@@ -45,28 +49,47 @@ def run(config: Path) -> None:
     kernel.close()
 
 
-def _rounds(config: Path, settings: Settings, controller: Controller, heartbeat: Heartbeat) -> None:
+class Wake:
+    """Waits for the next round's time, a signal, or a change of the ruleset by somebody else."""
+
+    def __init__(self) -> None:
+        self._signals, self._mark = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._mark, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)  # without a handler nothing is marked
+        self._events = RulesetEvents()
+
+    def wait(self, seconds: float) -> tuple[list[int], list[Culprit]]:
+        """The signals that came, and who changed the ruleset, meanwhile."""
+        select.select([self._signals, self._events.fileno()], [], [], max(0.0, seconds))
+        try:
+            marked = list(os.read(self._signals, 1000))
+        except BlockingIOError:
+            marked = []
+        return marked, [c for c in self._events.culprits() if c.pid != os.getpid()]
+
+
+def _rounds(config: Path, enforcement: Enforcement, controller: Controller, heartbeat: Heartbeat,
+            wake: Wake) -> None:
+    culprits: list[Culprit] = []
     while True:
-        due_s = now_s() + settings.period_s
-        heartbeat.beat(controller.round(now_s()))
+        due_s = now_s() + enforcement.site.settings.period_s
+        heartbeat.beat(controller.round(now_s(), culprits))
         notify("WATCHDOG=1")
-        received = signal.sigtimedwait(SIGNALS, max(0.0, due_s - now_s()))
-        if received is None:
-            continue
-        if received.si_signo != signal.SIGHUP:
+        marked, culprits = wake.wait(due_s - now_s())
+        if signal.SIGTERM in marked or signal.SIGINT in marked:
             return
-        settings = _reloaded(config, settings, controller)
+        if signal.SIGHUP in marked:
+            _reload(config, controller)
 
 
-def _reloaded(config: Path, settings: Settings, controller: Controller) -> Settings:
-    """The settings after SIGHUP: the file's, or the ones in force when the file cannot be used."""
+def _reload(config: Path, controller: Controller) -> None:
+    """Takes the file over; the configuration in force stays when the file cannot be used."""
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
-        changed = read_settings(config)
-        controller.reconfigure(changed, rules_path(changed), now_s())
-        settings = changed
-        log.info("reloaded mode=%s", settings.mode)
+        site: Site = read_site(config)
+        controller.reconfigure(site, now_s())
+        log.info("reloaded mode=%s", site.settings.mode)
     except EgressguardError as error:
-        log.error("not reloaded, the settings in force stay: %s", error)
+        log.error("not reloaded, the configuration in force stays: %s", error)
     notify("READY=1")
-    return settings

@@ -15,6 +15,7 @@ from typing import TypeVar
 from egressguard.core.attempts import Baseline, Sample, Seen
 from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
+from egressguard.core.orders import Order
 from egressguard.core.verdict import State, Transition, Verdict
 
 SCHEMA = 1
@@ -30,6 +31,8 @@ CREATE TABLE verdict (host TEXT PRIMARY KEY, state TEXT, score REAL, since_s REA
 CREATE TABLE history (id INTEGER PRIMARY KEY, wall TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')),
                       boot TEXT, at_s REAL, kind TEXT, host TEXT, before TEXT, after TEXT,
                       score REAL, attempts INTEGER, why TEXT);
+CREATE TABLE standing_order (number INTEGER PRIMARY KEY, kind TEXT, host TEXT, destination TEXT, owner TEXT,
+                             reason TEXT, remaining_s REAL, at_s REAL, boot TEXT);
 """
 
 
@@ -141,8 +144,51 @@ class Database:
     def event(self, now_s: float, kind: str, why: str) -> None:
         """Adds a line to history that is about no host: a start, a repair, a reload."""
         with self._translated():
-            self._db.execute("INSERT INTO history (boot, at_s, kind, why) VALUES (?, ?, ?, ?)",
-                             (self._boot, now_s, kind, why))
+            self._note(self._db, now_s, kind, None, why)
+
+    def give_order(self, order: Order, now_s: float) -> None:
+        """Adds a standing order, and says so in history."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO standing_order (kind, host, destination, owner, reason, remaining_s, at_s, boot)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (order.kind, order.host, order.destination, order.owner, order.reason, order.remaining_s,
+                 now_s, self._boot))
+            self._note(db, now_s, order.kind, order.host, order.describe())
+
+    def orders(self, now_s: float) -> list[Order]:
+        """The standing orders with the time that each has left; of one given before this boot, what it had
+        left when it was last kept.
+        """
+        with self._translated():
+            rows = self._db.execute(
+                "SELECT kind, owner, reason, remaining_s, host, destination, number, at_s, boot"
+                " FROM standing_order").fetchall()
+        orders = []
+        for kind, owner, reason, left_s, host, destination, number, at_s, boot in rows:
+            passed_s = max(0.0, now_s - at_s) if boot == self._boot else 0.0
+            if left_s > passed_s:
+                orders.append(Order(kind, owner, reason, left_s - passed_s, host, destination, number))
+        return orders
+
+    def keep_orders(self, now_s: float) -> None:
+        """Writes down what each order has left, so that a reboot can go on from there; drops ended ones."""
+        with self._transaction() as db:
+            standing = self.orders(now_s)
+            db.execute("DELETE FROM standing_order")
+            db.executemany("INSERT INTO standing_order VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
+                (o.number, o.kind, o.host, o.destination, o.owner, o.reason, o.remaining_s, now_s, self._boot)
+                for o in standing))
+
+    def end_orders(self, numbers: Iterable[int], host: Host | None, why: str, now_s: float) -> None:
+        """Ends orders before their time, and says so in history."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM standing_order WHERE number = ?", [(n,) for n in numbers])
+            self._note(db, now_s, "release", host, why)
+
+    def _note(self, db: sqlite3.Connection, now_s: float, kind: str, host: Host | None, why: str) -> None:
+        db.execute("INSERT INTO history (boot, at_s, kind, host, why) VALUES (?, ?, ?, ?, ?)",
+                   (self._boot, now_s, kind, host, why))
 
     def history(self, host: Host | None = None, limit: int = 1000) -> list[Entry]:
         """The newest `limit` lines, oldest first; only one host's when `host` is given."""

@@ -16,7 +16,7 @@ from egressguard.core.documents import (
 from egressguard.core.errors import ExchangeError, KernelError
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes
-from egressguard.core.ruleset import CONFIGURED, SMTP_PORTS, VERSION_CHAIN, Sets
+from egressguard.core.ruleset import CONFIGURED, LEASED, SMTP_PORTS, VERSION_CHAIN, Leases, Sets
 from egressguard.kernel import Ruleset
 
 D = TypeVar("D")
@@ -36,6 +36,7 @@ class FakeKernel:
         """What another tool's `nft flush ruleset` does."""
         self.table: Ruleset | None = None
         self.elements: Sets = dict(EMPTY)
+        self.leased: Leases = {name: {} for name in LEASED}
         self.attempts: dict[Host, int] = {}
         self.destinations: dict[tuple[Host, str], int] = {}
         self.number = getattr(self, "number", 0) + 1
@@ -67,6 +68,12 @@ class FakeKernel:
     def sets(self) -> Sets:
         return dict(self.elements)
 
+    def leases(self) -> Leases:
+        return {name: dict(elements) for name, elements in self.leased.items()}
+
+    def sender_macs(self) -> dict[str, frozenset[str]]:
+        return {}
+
     def totals(self) -> Totals:
         self._check()
         if self.table is None:
@@ -82,14 +89,19 @@ class FakeKernel:
         self.loads.append(rules.name)
         if self.table is None:
             self.made += 1
-            self.elements["smtp_ports"] = SMTP_PORTS
-        self.table = Ruleset(self.made, False, frozenset({VERSION_CHAIN}), {"egress_forward": "forward"}, "whole")
+            self.elements["smtp_ports"] = self.elements["blocked_ports"] = SMTP_PORTS
+        self.table = Ruleset(self.made, False, frozenset({VERSION_CHAIN}), {"egress_forward": "forward", "egress_output": "output"}, "whole")
         self.apply(changes)
         self.number += 1
 
     def apply(self, changes: Changes) -> None:
         self._check()
         for change in changes:
+            if change.set_name in self.leased:
+                for element in change.removed:
+                    del self.leased[change.set_name][element]
+                self.leased[change.set_name].update(change.timeouts_s)
+                continue
             old = self.elements[change.set_name]
             self.elements[change.set_name] = (old - set(change.removed)) | set(change.added)
         self.number += bool(changes)

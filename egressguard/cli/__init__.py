@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
+from egressguard.cli import orders
 from egressguard.cli import status as status_view
 from egressguard.cli.history import history_json, history_text
 from egressguard.cli.mta_config import mta_config
-from egressguard.config import DEFAULT_PATH, read_settings, rules_path
+from egressguard.config import DEFAULT_PATH, read_site
 from egressguard.core.errors import EgressguardError
 from egressguard.core.health import findings, health
-from egressguard.core.hosts import canonical_address, host_of
 
 FAILED = 4
 
@@ -49,8 +49,7 @@ def run(config: Path) -> None:
 @config_option
 def check(config: Path) -> None:
     """Check the configuration; name every mistake at once and change nothing."""
-    settings = read_settings(config)
-    rules_path(settings)
+    settings = read_site(config).settings
     click.echo(f"{config}: good: mode {settings.mode}, {len(settings.sender)} senders, "
                f"{len(settings.host)} hosts")
 
@@ -65,7 +64,7 @@ def status(config: Path, as_json: bool) -> None:
     """
     from egressguard.observation import observe
 
-    seen = observe(read_settings(config))
+    seen = observe(read_site(config).settings)
     found = findings(seen)
     if as_json:
         click.echo(status_view.status_json(seen, found))
@@ -84,17 +83,72 @@ def history(host: str | None, limit: int, config: Path, as_json: bool) -> None:
     from egressguard.boot import boot_id
     from egressguard.database import Database
 
-    settings = read_settings(config)
-    key = None
-    if host is not None:
-        try:
-            key = host_of(canonical_address(host.removesuffix("/64")))
-        except ValueError:
-            raise EgressguardError(f"HOST {host!r}: is no address; give one such as 192.0.2.7") from None
+    settings = read_site(config).settings
+    key = None if host is None else orders.host_key(host)
     database = Database(Path(settings.database), boot_id(), read_only=True)
     entries = database.history(key, limit)
     database.close()
     click.echo(history_json(entries) if as_json else history_text(entries))
+
+
+reason_option = click.option("--reason", required=True, help="Why; it stands in the history.")
+for_option = click.option("--for", "for_", required=True, metavar="TIME", help="How long: 30s, 15m, 2h, 7d.")
+
+
+@cli.command()
+@config_option
+def plan(config: Path) -> None:
+    """Print exactly what `apply` would do, as an nft transaction; nothing when nothing differs."""
+    click.echo(orders.plan_text(config), nl=False)
+
+
+@cli.command()
+@config_option
+def apply(config: Path) -> None:
+    """Put the configuration into the kernel, in one transaction, without the daemon.
+
+    A running daemon enforces the configuration that it has read: reload it (SIGHUP) as well.
+    """
+    click.echo(orders.apply(config))
+
+
+@cli.command()
+@click.argument("host")
+@click.option("--to", "destination", metavar="ADDRESS", help="Only towards this outside address.")
+@for_option
+@reason_option
+@config_option
+def allow(host: str, destination: str | None, for_: str, reason: str, config: Path) -> None:
+    """Let HOST speak SMTP to the outside for a time: an exception, ended by the kernel itself."""
+    click.echo(orders.give(config, orders.order("exception", reason, for_, host, destination)))
+
+
+@cli.command()
+@click.argument("host")
+@for_option
+@reason_option
+@config_option
+def quarantine(host: str, for_: str, reason: str, config: Path) -> None:
+    """Close SMTP for HOST altogether for a time, towards the relay too, established connections included."""
+    click.echo(orders.give(config, orders.order("quarantine", reason, for_, host)))
+
+
+@cli.command("open")
+@for_option
+@reason_option
+@config_option
+def open_(for_: str, reason: str, config: Path) -> None:
+    """Open port 25 for everybody for a time: for emergencies; it is counted meanwhile, and ends by itself."""
+    click.echo(orders.give(config, orders.order("open", reason, for_)))
+
+
+@cli.command()
+@click.argument("host", required=False)
+@reason_option
+@config_option
+def release(host: str | None, reason: str, config: Path) -> None:
+    """End the exceptions and quarantines of HOST before their time; without HOST, shut port 25 again."""
+    click.echo(orders.end(config, orders.host_key(host) if host else None, reason))
 
 
 cli.add_command(mta_config)

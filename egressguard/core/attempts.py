@@ -24,23 +24,27 @@ class Totals:
 
     blocked: int = 0
     attempts: int = 0
+    quarantined: int = 0
     spoofed: int = 0
     odd: int = 0
     overflow: int = 0
     fanout_overflow: int = 0
+    mac_overflow: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One reading of the kernel at `at_s` (monotonic seconds): cumulative, never reset.
 
-    `attempts` counts per host, `destinations` per host and outside destination.
+    `attempts` counts per host, `destinations` per host and outside destination; `macs` are the link-layer
+    addresses that a host's attempts came from within the last hour.
     """
 
     at_s: float
     totals: Totals = field(default_factory=Totals)
     attempts: Mapping[Host, int] = field(default_factory=dict)
     destinations: Mapping[tuple[Host, Destination], int] = field(default_factory=dict)
+    macs: Mapping[Host, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

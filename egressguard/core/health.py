@@ -134,8 +134,9 @@ def _gaps(table: Table) -> Iterator[str]:
     for chain, hook in BASE_CHAINS.items():
         if table.hooks.get(chain) != hook:
             yield f"chain {chain} does not hang in the {hook} hook"
-    if not table.sets["smtp_ports"] >= SMTP_PORTS:
-        yield "set smtp_ports does not hold port 25"
+    for name in ("smtp_ports", "blocked_ports"):
+        if not table.sets[name] >= SMTP_PORTS:
+            yield f"set {name} does not hold port 25"
 
 
 def _enforcement(seen: Observation) -> Iterator[Finding]:

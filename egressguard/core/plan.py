@@ -1,22 +1,28 @@
 """The difference between what the kernel holds and what it should hold, as one printable transaction."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
-from egressguard.core.ruleset import CONFIGURED, FAMILY, TABLE, Element, Sets
+from egressguard.core.ruleset import CONFIGURED, FAMILY, LEASED, TABLE, Element, Leases, Sets
 
 # Safest step first. The kernel applies a transaction as a whole, so this order matters to the reader of
 # `plan` and to whoever has to apply it by hand: let the permitted through before closing, close last.
-ORDER = ("smtp_ports", "known4", "known6", "allow4", "allow6", "inside_if", "observed_family")
+ORDER = tuple(CONFIGURED)
+ALL_FIELDS = {**CONFIGURED, **LEASED}
+QUOTED = ("ifname",)
+
+# A lease whose time differs by less is left alone: reading, deciding and applying take time as well.
+LEASE_TOLERANCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Elements to add to and to remove from one set."""
+    """Elements to remove from and to add to one set; `timeouts_s` of the added ones that are leases."""
 
     set_name: str
     added: tuple[Element, ...] = ()
     removed: tuple[Element, ...] = ()
+    timeouts_s: Mapping[Element, float] = field(default_factory=dict)
 
 
 Changes = tuple[Change, ...]
@@ -32,18 +38,36 @@ def diff(have: Sets, want: Sets) -> Changes:
     return tuple(changes)
 
 
+def lease_diff(have: Leases, want: Leases) -> Changes:
+    """The same for leases: an element whose time is wrong is removed and added in one transaction.
+
+    Adding an element that exists would leave its timeout as it was (kernels before 6.12).
+    """
+    changes = []
+    for name in LEASED:
+        wrong = {e for e, left_s in have[name].items()
+                 if e not in want[name] or abs(want[name][e] - left_s) > LEASE_TOLERANCE_S}
+        added = {e: left_s for e, left_s in want[name].items() if e in wrong or e not in have[name]}
+        if added or wrong:
+            changes.append(Change(name, tuple(sorted(added)), tuple(sorted(wrong)), added))
+    return tuple(changes)
+
+
 def transaction(changes: Changes) -> str:
     """`changes` as text for `nft -f`; the empty string when there is nothing to do."""
     return "".join(f"{line}\n" for change in changes for line in _lines(change))
 
 
 def _lines(change: Change) -> Iterator[str]:
-    for verb, elements in (("add", change.added), ("delete", change.removed)):
+    for verb, elements in (("delete", change.removed), ("add", change.added)):
         if elements:
-            body = ", ".join(_element_text(change.set_name, element) for element in elements)
+            body = ", ".join(_element_text(change, element, verb == "add") for element in elements)
             yield f"{verb} element {FAMILY} {TABLE} {change.set_name} {{ {body} }}"
 
 
-def _element_text(set_name: str, element: Element) -> str:
-    fields = zip(CONFIGURED[set_name], element, strict=True)
-    return " . ".join(f'"{text}"' if kind == "ifname" else text for kind, text in fields)
+def _element_text(change: Change, element: Element, adding: bool) -> str:
+    fields = zip(ALL_FIELDS[change.set_name], element, strict=True)
+    text = " . ".join(f'"{value}"' if kind in QUOTED else value for kind, value in fields)
+    if adding and element in change.timeouts_s:
+        return f"{text} timeout {max(1, round(change.timeouts_s[element]))}s"
+    return text

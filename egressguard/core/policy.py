@@ -1,33 +1,80 @@
 """What the kernel's sets should hold: the configuration, translated and nothing else."""
 
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH, Address
-from egressguard.core.ruleset import ALL_FAMILIES, SMTP_PORTS, Element, Sets
-from egressguard.core.settings import Settings
+from egressguard.core.ruleset import ALL_FAMILIES, Element, Sets
+from egressguard.core.settings import SMTP_PORT, Group, Mode, Settings
+
+NO_FAMILY: frozenset[Element] = frozenset()
 
 
-def desired(settings: Settings) -> Sets:
-    """The elements of every configured set of rules/egressguard.nft."""
-    allowed = [(interface, address)
-               for sender in settings.sender
-               for address in sender.addresses
-               for interface in settings.interfaces_of(address)]
-    known = [address for machine in settings.host for address in machine.addresses]
+def desired(settings: Settings, uids: Iterable[int] = ()) -> Sets:
+    """The elements of every configured set of rules/egressguard.nft; `uids` are those of `own.users`."""
+    known = [_masked(address) for machine in settings.host for address in machine.addresses]
     return {
         "inside_if": frozenset((name,) for inside in settings.inside for name in inside.interfaces),
-        "allow4": frozenset((i, str(a)) for i, a in allowed if isinstance(a, IPv4Address)),
-        "allow6": frozenset((i, str(a)) for i, a in allowed if not isinstance(a, IPv4Address)),
-        "known4": frozenset(_known(a) for a in known if isinstance(a, IPv4Address)),
-        "known6": frozenset(_known(a) for a in known if not isinstance(a, IPv4Address)),
-        "observed_family": ALL_FAMILIES if settings.mode == "observe" else frozenset(),
-        "smtp_ports": SMTP_PORTS,
+        "smtp_ports": frozenset((str(port),) for port in _all_ports(settings)),
+        "blocked_ports": frozenset((str(port),) for port in settings.ports),
+        "known4": frozenset((a,) for a in known if ":" not in a),
+        "known6": frozenset((a,) for a in known if ":" in a),
+        "observed_family": ALL_FAMILIES if settings.mode == "observe" else NO_FAMILY,
+        "answer_drop": ALL_FAMILIES if settings.answer == "drop" else NO_FAMILY,
+        "answer_prohibit": ALL_FAMILIES if settings.answer == "prohibit" else NO_FAMILY,
+        **_senders(settings), **_groups(settings), **_own(settings, uids),
     }
 
 
-def _known(address: Address) -> Element:
+def _senders(settings: Settings) -> Sets:
+    allowed: dict[str, set[Element]] = {"allow4": set(), "allow6": set(), "allow_mac4": set(),
+                                        "allow_mac6": set()}
+    for sender in settings.sender:
+        for address in sender.addresses:
+            name = f"allow{'_mac' if sender.mac else ''}{address.version}"
+            for interface in settings.interfaces_of(address):
+                allowed[name].add((interface, str(address), *([sender.mac] if sender.mac else [])))
+    return {name: frozenset(elements) for name, elements in allowed.items()}
+
+
+def _groups(settings: Settings) -> Sets:
+    sets: dict[str, set[Element]] = {f"group_{mode}{v}": set() for mode in ("enforce", "observe")
+                                     for v in (4, 6)}
+    for group in settings.group:
+        for port, mode in _group_ports(group, settings.mode):
+            for network in group.networks:
+                sets[f"group_{mode}{network.version}"].add((str(port), str(network)))
+    return {name: frozenset(elements) for name, elements in sets.items()}
+
+
+def _group_ports(group: Group, site: Mode) -> list[tuple[int, Mode]]:
+    """Each port that concerns the group and what is done there; mode observe blocks none of them."""
+    mode = group.mode or site
+    ports: list[tuple[int, Mode]] = [(port, mode) for port in group.also_block]
+    ports += [(port, "observe") for port in group.also_count]
+    return ports + ([(SMTP_PORT, mode)] if group.mode else [])
+
+
+def _own(settings: Settings, uids: Iterable[int]) -> Sets:
+    own = settings.own
+    return {
+        "guarded_output": ALL_FAMILIES if own.guard else NO_FAMILY,
+        "own_uid": frozenset((str(uid),) for uid in uids) if own.guard else NO_FAMILY,
+        "own_to4": frozenset((str(a),) for a in own.relays if a.version == 4),
+        "own_to6": frozenset((str(a),) for a in own.relays if a.version == 6),
+    }
+
+
+def _all_ports(settings: Settings) -> set[int]:
+    return {*settings.ports, *(port for group in settings.group
+                               for port in (*group.also_block, *group.also_count))}
+
+
+def _masked(address: Address) -> str:
     """The address under which rules/ looks a host up: IPv6 masked to the host's prefix."""
     if isinstance(address, IPv4Address):
-        return (str(address),)
+        return str(address)
     drop = 128 - IPV6_PREFIX_LENGTH
-    return (str(type(address)(int(address) >> drop << drop)),)
+    return str(type(address)(int(address) >> drop << drop))
+
+

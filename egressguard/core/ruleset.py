@@ -1,7 +1,8 @@
 """What rules/egressguard.nft declares, as far as the code must know it.
 
 An element is a tuple of its fields as text: `("dmz", "192.0.2.10")`. Configured sets are written by
-egressguard and compared as a whole; counted sets are written by packets and only read.
+egressguard and compared as a whole; leases as well, with the time that is left; counted sets are written
+by packets and only read.
 """
 
 from typing import Literal
@@ -9,35 +10,70 @@ from typing import Literal
 FAMILY = "inet"
 TABLE = "egressguard"
 VERSION_CHAIN = "ruleset_v1"  # an empty chain; another version's rules are refused, never edited
-BASE_CHAINS = {"egress_forward": "forward"}
+BASE_CHAINS = {"egress_forward": "forward", "egress_output": "output"}
 
-FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "nf_proto", "inet_service"]
+FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
+                    "inet_service", "uid"]
+Fields = tuple[FieldType, ...]
 Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
+Leases = dict[str, dict[Element, float]]
 
-CONFIGURED: dict[str, tuple[FieldType, ...]] = {
-    "inside_if": ("ifname",),
-    "allow4": ("ifname", "ipv4_addr"),
-    "allow6": ("ifname", "ipv6_addr"),
+CONFIGURED: dict[str, Fields] = {
+    "smtp_ports": ("inet_service",),
+    "blocked_ports": ("inet_service",),
     "known4": ("ipv4_addr",),
     "known6": ("ipv6_addr",),
+    "allow4": ("ifname", "ipv4_addr"),
+    "allow6": ("ifname", "ipv6_addr"),
+    "allow_mac4": ("ifname", "ipv4_addr", "ether_addr"),
+    "allow_mac6": ("ifname", "ipv6_addr", "ether_addr"),
+    "own_uid": ("uid",),
+    "own_to4": ("ipv4_addr",),
+    "own_to6": ("ipv6_addr",),
+    "inside_if": ("ifname",),
+    "answer_drop": ("nf_proto",),
+    "answer_prohibit": ("nf_proto",),
+    "group_enforce4": ("inet_service", "ipv4_net"),
+    "group_enforce6": ("inet_service", "ipv6_net"),
+    "group_observe4": ("inet_service", "ipv4_net"),
+    "group_observe6": ("inet_service", "ipv6_net"),
+    "guarded_output": ("nf_proto",),
     "observed_family": ("nf_proto",),
-    "smtp_ports": ("inet_service",),
+}
+
+LEASED: dict[str, Fields] = {
+    "exception4": ("ifname", "ipv4_addr"),
+    "exception6": ("ifname", "ipv6_addr"),
+    "exception_to4": ("ifname", "ipv4_addr", "ipv4_addr"),
+    "exception_to6": ("ifname", "ipv6_addr", "ipv6_addr"),
+    "quarantine4": ("ipv4_addr",),
+    "quarantine6": ("ipv6_addr",),
+    "opened_family": ("nf_proto",),
 }
 
 # Attempts per host, and attempts per host and destination; strangers are hosts outside the inventory.
-ATTEMPTS: dict[str, tuple[FieldType, ...]] = {
+ATTEMPTS: dict[str, Fields] = {
     "known4": ("ipv4_addr",),
     "known6": ("ipv6_addr",),
     "stranger4": ("ipv4_addr",),
     "stranger6": ("ipv6_addr",),
 }
-DESTINATIONS: dict[str, tuple[FieldType, ...]] = {
+DESTINATIONS: dict[str, Fields] = {
     "fanout4": ("ipv4_addr", "ipv4_addr"),
     "fanout6": ("ipv6_addr", "ipv6_addr"),
     "stranger_fanout4": ("ipv4_addr", "ipv4_addr"),
     "stranger_fanout6": ("ipv6_addr", "ipv6_addr"),
 }
+ATTEMPT_MACS: dict[str, Fields] = {
+    "attempt_mac4": ("ipv4_addr", "ether_addr"),
+    "attempt_mac6": ("ipv6_addr", "ether_addr"),
+}
+SENDER_MACS: dict[str, Fields] = {
+    "sender_mac4": ("ipv4_addr", "ether_addr"),
+    "sender_mac6": ("ipv6_addr", "ether_addr"),
+}
 
-SMTP_PORTS = frozenset({("25",)})
+SMTP = "25"
+SMTP_PORTS = frozenset({(SMTP,)})
 ALL_FAMILIES = frozenset({("ipv4",), ("ipv6",)})

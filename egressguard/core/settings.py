@@ -4,6 +4,7 @@
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
@@ -15,6 +16,8 @@ from egressguard.core.hosts import Address, Host, hosts_of
 
 Network = IPv4Network | IPv6Network
 Mode = Literal["observe", "enforce"]
+Answer = Literal["reset", "drop", "prohibit"]
+SMTP_PORT = 25
 INTERFACE_NAME_LENGTH = 15  # IFNAMSIZ - 1 (linux/if.h)
 
 
@@ -36,7 +39,34 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Sender(Machine):
-    """A host that may speak SMTP to the outside; its interfaces follow from the inside networks."""
+    """A host that may speak SMTP to the outside; its interfaces follow from the inside networks.
+
+    With a `mac`, its addresses are worth nothing behind another one.
+    """
+
+    mac: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Hosts that differ from the site: in mode, or in ports beside 25 that are shut or counted for them."""
+
+    name: str
+    networks: tuple[Network, ...]
+    mode: Mode | None = None
+    also_block: tuple[int, ...] = ()
+    also_count: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The router's own connections: judged too when `guard` is on, except those of `users`, and those
+    towards `relays`.
+    """
+
+    guard: bool = False
+    users: tuple[str, ...] = ()
+    relays: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +94,10 @@ class Settings:
     mode: Mode = "enforce"
     sender: tuple[Sender, ...] = ()
     host: tuple[Machine, ...] = ()
+    group: tuple[Group, ...] = ()
+    own: Own = field(default_factory=Own)
+    ports: tuple[int, ...] = (SMTP_PORT,)
+    answer: Answer = "reset"
     detection: Detection = field(default_factory=Detection)
     period_s: float = 0.25
     signal_lifetime_s: float = 30.0
@@ -113,6 +147,9 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     for key, machine in settings.machines():
         yield from _machine_mistakes(key, machine, settings)
     yield from _double_use(settings)
+    yield from _sender_mistakes(settings)
+    yield from _group_mistakes(settings)
+    yield from _port_mistakes(settings)
     yield from url_mistakes(settings.exchange)
     yield from _number_mistakes(settings)
 
@@ -158,6 +195,42 @@ def _double_use(settings: Settings) -> Iterator[Mistake]:
             if owner != key:
                 yield Mistake(f"{key}.addresses", f"{host} belongs to {owner} already: one host, one entry "
                               "(an IPv6 host is a whole /64)")
+
+
+def _sender_mistakes(settings: Settings) -> Iterator[Mistake]:
+    for i, sender in enumerate(settings.sender):
+        if sender.mac is not None and not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", sender.mac):
+            yield Mistake(f"sender.{i}.mac", f"{sender.mac!r} is no MAC address; write it as `ip neighbour` "
+                          "shows it, such as 00:00:5e:00:53:0a")
+
+
+def _group_mistakes(settings: Settings) -> Iterator[Mistake]:
+    """A host in two groups would have two modes."""
+    placed = [(i, n) for i, group in enumerate(settings.group) for n in group.networks]
+    for position, (i, one) in enumerate(placed):
+        for j, other in placed[position + 1:]:
+            if one.version == other.version and one.overlaps(other):
+                yield Mistake(f"group.{j}.networks", f"{other} overlaps {one} of group.{i}: "
+                              "a host belongs to one group")
+    for i, group in enumerate(settings.group):
+        if not group.networks:
+            yield Mistake(f"group.{i}.networks", "is empty: name the networks of its hosts")
+        for port in sorted({*group.also_block} & {*group.also_count}):
+            yield Mistake(f"group.{i}.also_count", f"{port} stands in also_block too: choose one")
+
+
+def _port_mistakes(settings: Settings) -> Iterator[Mistake]:
+    if SMTP_PORT not in settings.ports:
+        yield Mistake("ports", f"lacks {SMTP_PORT}: to block nothing, use mode = \"observe\"")
+    named = [("ports", settings.ports), *(
+        (f"group.{i}.{key}", ports) for i, group in enumerate(settings.group)
+        for key, ports in (("also_block", group.also_block), ("also_count", group.also_count)))]
+    for key, ports in named:
+        for port in ports:
+            if not 0 < port < 65536:
+                yield Mistake(key, f"{port} is no port: 1 to 65535")
+            elif key != "ports" and port in settings.ports:
+                yield Mistake(key, f"{port} is blocked for the whole site already (ports)")
 
 
 def _number_mistakes(settings: Settings) -> Iterator[Mistake]:

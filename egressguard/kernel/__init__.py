@@ -7,11 +7,22 @@ from egressguard.core.attempts import Sample, Totals
 from egressguard.core.errors import KernelError
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes, transaction
-from egressguard.core.ruleset import ATTEMPTS, CONFIGURED, DESTINATIONS, VERSION_CHAIN, Sets
+from egressguard.core.ruleset import (
+    ATTEMPT_MACS,
+    ATTEMPTS,
+    CONFIGURED,
+    DESTINATIONS,
+    LEASED,
+    SENDER_MACS,
+    VERSION_CHAIN,
+    Fields,
+    Leases,
+    Sets,
+)
 from egressguard.kernel import links, nft
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset
-from egressguard.kernel.sets import host_text, read_counters, read_elements
+from egressguard.kernel.sets import host_text, read_counters, read_elements, read_leases
 
 __all__ = ["Kernel", "Netfilter", "NoSuchEntry", "Ruleset", "incarnation"]
 
@@ -27,6 +38,12 @@ class Kernel(Protocol):
 
     def sets(self) -> Sets:
         """The elements of the configured sets."""
+
+    def leases(self) -> Leases:
+        """The elements of the leased sets, with the seconds that each has left."""
+
+    def sender_macs(self) -> dict[str, frozenset[str]]:
+        """The MACs that each sender's address has come from within the last hour."""
 
     def totals(self) -> Totals:
         """The named counters; cheap, whatever the sets hold."""
@@ -68,6 +85,21 @@ class Netfilter:
         return {name: frozenset(read_elements(self._netlink, name, fields))
                 for name, fields in CONFIGURED.items()}
 
+    def leases(self) -> Leases:
+        """The elements of the leased sets, with the seconds that each has left."""
+        return {name: read_leases(self._netlink, name, fields) for name, fields in LEASED.items()}
+
+    def sender_macs(self) -> dict[str, frozenset[str]]:
+        """The MACs that each sender's address has come from within the last hour."""
+        return self._macs(SENDER_MACS)
+
+    def _macs(self, sets: dict[str, Fields]) -> dict[str, frozenset[str]]:
+        found: dict[str, set[str]] = {}
+        for name, fields in sets.items():
+            for address, mac in read_elements(self._netlink, name, fields):
+                found.setdefault(address, set()).add(mac)
+        return {address: frozenset(macs) for address, macs in found.items()}
+
     def totals(self) -> Totals:
         """The named counters; cheap, whatever the sets hold."""
         counters = read_counters(self._netlink)
@@ -86,7 +118,8 @@ class Netfilter:
         destinations = {(Host(host_text(element)), element[1]): count
                         for name, fields in DESTINATIONS.items()
                         for element, count in read_elements(self._netlink, name, fields).items()}
-        return Sample(now_s, totals, attempts, destinations)
+        macs = {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
+        return Sample(now_s, totals, attempts, destinations, macs)
 
     def load(self, rules: Path, changes: Changes) -> None:
         """Loads the rules file, again if it is loaded, and applies `changes` in the same transaction."""

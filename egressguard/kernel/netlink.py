@@ -58,6 +58,15 @@ def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         position += (length + 3) & ~3
 
 
+def messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The messages in one datagram, as (type, attributes)."""
+    position = 0
+    while position + _HEADER.size <= len(data):
+        length, kind, _, _, _ = _HEADER.unpack_from(data, position)
+        yield kind, data[position + _PAYLOAD:position + length]
+        position += max((length + 3) & ~3, _HEADER.size)
+
+
 def text(payload: memoryview) -> str:
     """The string in an attribute's payload."""
     return bytes(payload).rstrip(b"\0").decode()

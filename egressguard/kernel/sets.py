@@ -6,10 +6,12 @@ is a mapping, so repetitions fall together, and nobody may read "absent" as "gon
 
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address, summarize_address_range
 
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH
-from egressguard.core.ruleset import TABLE, Element, FieldType
+from egressguard.core.ruleset import TABLE, Element, Fields, FieldType
 from egressguard.kernel.netlink import (
     GETOBJ,
     GETSETELEM,
@@ -21,7 +23,7 @@ from egressguard.kernel.netlink import (
 )
 
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
-ELEM_KEY, ELEM_EXPR = 1, 7
+ELEM_KEY, ELEM_EXPIRATION, ELEM_EXPR, ELEM_KEY_END = 1, 5, 7, 10
 DATA_VALUE, EXPR_DATA, COUNTER_PACKETS = 1, 2, 2
 OBJ_TABLE, OBJ_NAME, OBJ_TYPE, OBJ_DATA = 1, 2, 3, 4
 OBJECT_COUNTER = 1
@@ -31,45 +33,73 @@ _U64 = struct.Struct(">Q")
 NFPROTO_NAMES = {2: "ipv4", 10: "ipv6"}
 
 
-def _ifname(raw: bytes) -> str:
+def _ifname(raw: bytes, _: bytes) -> str:
     return raw.rstrip(b"\0").decode()
 
 
-def _ipv4(raw: bytes) -> str:
+def _ipv4(raw: bytes, _: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET, raw)
 
 
-def _ipv6(raw: bytes) -> str:
+def _ipv6(raw: bytes, _: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, raw)
 
 
-def _nf_proto(raw: bytes) -> str:
+def _net(raw: bytes, end: bytes) -> str:
+    """A range as the network that it is, or as `first-last` when it is none (somebody else's element)."""
+    networks = list(summarize_address_range(ip_address(raw), ip_address(end)))
+    return str(networks[0]) if len(networks) == 1 else f"{ip_address(raw)}-{ip_address(end)}"
+
+
+def _ether(raw: bytes, _: bytes) -> str:
+    return raw.hex(":")
+
+
+def _nf_proto(raw: bytes, _: bytes) -> str:
     return NFPROTO_NAMES.get(raw[0], str(raw[0]))
 
 
-def _service(raw: bytes) -> str:
+def _service(raw: bytes, _: bytes) -> str:
     return str(int.from_bytes(raw, "big"))
 
 
-FIELDS: dict[FieldType, tuple[int, Callable[[bytes], str]]] = {
+def _uid(raw: bytes, _: bytes) -> str:
+    return str(int.from_bytes(raw, sys.byteorder))
+
+
+Convert = Callable[[bytes, bytes], str]
+FIELDS: dict[FieldType, tuple[int, Convert]] = {
     "ifname": (16, _ifname),
     "ipv4_addr": (4, _ipv4),
     "ipv6_addr": (16, _ipv6),
+    "ipv4_net": (4, _net),
+    "ipv6_net": (16, _net),
+    "ether_addr": (6, _ether),
     "nf_proto": (1, _nf_proto),
     "inet_service": (2, _service),
+    "uid": (4, _uid),
 }
 
 
-def read_elements(netlink: Netlink, name: str, fields: tuple[FieldType, ...]) -> dict[Element, int]:
+def read_elements(netlink: Netlink, name: str, fields: Fields) -> dict[Element, int]:
     """Every element of a set with its counter's packets (0 where elements have no counter).
 
     Raises NoSuchEntry when the table or the set is missing.
     """
     request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
     decode = _decoder(fields)
-    return {decode(key): packets
+    return {decode(key, end): packets
             for answer in netlink.dump(GETSETELEM, NFPROTO_INET, request, f"reading set {name}")
-            for key, packets in _elements(answer)}
+            for key, end, packets, _ in _elements(answer)}
+
+
+def read_leases(netlink: Netlink, name: str, fields: Fields) -> dict[Element, float]:
+    """Every element of a set with the seconds that are left of its timeout (infinite without one)."""
+    request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
+    decode = _decoder(fields)
+    return {decode(key, end): left_s
+            for answer in netlink.dump(GETSETELEM, NFPROTO_INET, request, f"reading set {name}")
+            for key, end, _, left_s in _elements(answer)}
 
 
 def host_text(element: Element) -> str:
@@ -90,29 +120,35 @@ def read_counters(netlink: Netlink) -> dict[str, int]:
     return counters
 
 
-def _decoder(fields: tuple[FieldType, ...]) -> Callable[[bytes], Element]:
+def _decoder(fields: Fields) -> Callable[[bytes, bytes], Element]:
     slots, position = [], 0
     for kind in fields:
         size, convert = FIELDS[kind]
         slots.append((position, position + size, convert))
         position += -(-size // PADDED) * PADDED
-    return lambda key: tuple(convert(key[start:end]) for start, end, convert in slots)
+    return lambda key, end: tuple(convert(key[first:last], end[first:last]) for first, last, convert in slots)
 
 
-def _elements(answer: memoryview) -> Iterator[tuple[bytes, int]]:
+def _elements(answer: memoryview) -> Iterator[tuple[bytes, bytes, int, float]]:
     for kind, payload in attributes(answer):
         if kind == LIST_ELEMENTS:
             for _, element in attributes(payload):
                 yield _element(element)
 
 
-def _element(element: memoryview) -> tuple[bytes, int]:
+def _element(element: memoryview) -> tuple[bytes, bytes, int, float]:
+    """Key, end of the key's range, counted packets, seconds left."""
     found = dict(attributes(element))
-    key = next(bytes(value) for kind, value in attributes(found[ELEM_KEY]) if kind == DATA_VALUE)
+    key = _value(found[ELEM_KEY])
+    end = _value(found[ELEM_KEY_END]) if ELEM_KEY_END in found else key
+    left_s = _U64.unpack_from(found[ELEM_EXPIRATION])[0] / 1000 if ELEM_EXPIRATION in found else float("inf")
     expression = found.get(ELEM_EXPR)
-    if expression is None:
-        return key, 0
-    return key, _packets(dict(attributes(expression))[EXPR_DATA])
+    packets = 0 if expression is None else _packets(dict(attributes(expression))[EXPR_DATA])
+    return key, end, packets, left_s
+
+
+def _value(data: memoryview) -> bytes:
+    return next(bytes(value) for kind, value in attributes(data) if kind == DATA_VALUE)
 
 
 def _packets(counter: memoryview) -> int:

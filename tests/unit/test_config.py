@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egressguard.config import read_settings
+from egressguard.config import read_site
 from egressguard.core.errors import ConfigError
 from egressguard.core.settings import Settings
 
@@ -29,7 +29,7 @@ addresses = ["198.51.100.11"]
 def read(folder: Path, text: str) -> Settings:
     path = folder / "egressguard.toml"
     path.write_text(text)
-    return read_settings(path)
+    return read_site(path).settings
 
 
 def complaints(folder: Path, text: str) -> str:
@@ -83,7 +83,7 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read: No such file"):
-        read_settings(tmp_path / "nowhere.toml")
+        read_site(tmp_path / "nowhere.toml")
 
 
 @given(st.text(), st.integers(0, len(GOOD)), st.integers(0, 40))
@@ -92,7 +92,7 @@ def test_damaged_files_are_config_errors_or_good(tmp_path_factory: pytest.TempPa
     path = tmp_path_factory.getbasetemp() / "damaged.toml"
     path.write_text(GOOD[:at] + inserted + GOOD[at + removed:], encoding="utf-8", errors="surrogateescape")
     try:
-        settings = read_settings(path)
+        settings = read_site(path).settings
     except ConfigError as error:
         assert error.mistakes
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from egressguard.config import Site
 from egressguard.controller import Controller
 from egressguard.core.documents import Client, Origin, Report
 from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
@@ -15,6 +16,7 @@ from egressguard.core.policy import desired
 from egressguard.core.settings import Inside, Machine, Settings
 from egressguard.core.verdict import State, Tier
 from egressguard.database import Database
+from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
 from egressguard.kernel import Ruleset
 from tests.fakes import FakeExchange, FakeKernel
@@ -37,7 +39,8 @@ class Router:
 
     def start(self) -> None:
         self.database = Database(self.folder / "router.db", "boot")
-        self.controller = Controller(SETTINGS, RULES, self.kernel, self.database, self.connect, "boot")
+        self.enforcement = Enforcement(Site(SETTINGS, RULES), self.kernel, self.database, "boot")
+        self.controller = Controller(self.enforcement, self.kernel, self.database, self.connect)
         self.controller.start(self.now_s)
 
     def restart(self) -> None:
@@ -86,7 +89,10 @@ def test_another_tools_change_is_repaired_in_the_next_round(router: Router, harm
     assert router.kernel.table is not None
     assert router.kernel.table.fingerprint == "whole"
     assert router.kernel.elements == desired(SETTINGS)
-    assert "repair" in router.database.history()[-1].why
+    load, exposure = router.database.history()[-2:]
+    assert "repair" in load.why
+    assert exposure.kind == "exposure"
+    assert "by unknown" in exposure.why
 
 
 def test_a_changed_set_is_put_right_and_nothing_else_is_touched(router: Router) -> None:
@@ -108,9 +114,8 @@ def test_a_change_without_an_event_is_found_by_the_periodic_comparison(router: R
 def test_another_versions_table_is_refused_and_left_alone(tmp_path: Path) -> None:
     kernel, database = FakeKernel(), Database(tmp_path / "x.db", "boot")
     kernel.table = Ruleset(9, False, frozenset({"ruleset_v99"}), {}, "theirs")
-    controller = Controller(SETTINGS, RULES, kernel, database, FakeExchange, "boot")
     with pytest.raises(KernelError, match="another version"):
-        controller.start(0.0)
+        Enforcement(Site(SETTINGS, RULES), kernel, database, "boot").load(0.0, "start")
     assert kernel.loads == []
     database.close()
 
@@ -221,7 +226,7 @@ def test_a_relays_report_is_noted_when_it_is_first_seen(router: Router) -> None:
 def test_new_settings_are_applied_as_a_difference(router: Router) -> None:
     router.kernel.packet(WEB, "203.0.113.1")
     router.round()
-    router.controller.reconfigure(replace(SETTINGS, mode="observe"), RULES, router.now_s)
+    router.controller.reconfigure(Site(replace(SETTINGS, mode="observe"), RULES), router.now_s)
     assert router.kernel.elements["observed_family"] == {("ipv4",), ("ipv6",)}
     router.kernel.packet(WEB, "203.0.113.2")
     router.round()

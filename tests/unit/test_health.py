@@ -19,7 +19,7 @@ WEB, WEB6 = Host("198.51.100.12"), Host("2001:db8:0:12::/64")
 SETTINGS = Settings(
     inside=(Inside(("web",), (ip_network("198.51.100.0/24"), ip_network("2001:db8:0:12::/64"))),),
     host=(Machine("web2", (ip_address("198.51.100.12"), ip_address("2001:db8:0:12::2"))),))
-TABLE = Table(frozenset({VERSION_CHAIN}), {"egress_forward": "forward"}, False, True, desired(SETTINGS),
+TABLE = Table(frozenset({VERSION_CHAIN}), {"egress_forward": "forward", "egress_output": "output"}, False, True, desired(SETTINGS),
               Sample(100.0))
 GOOD = Observation(100.0, SETTINGS, TABLE, frozenset({"web", "wan"}), True, 99.9, {}, {})
 COMPROMISED = {WEB: Verdict(WEB, State.COMPROMISED, 9.0, 90.0, 99.0)}
@@ -47,7 +47,8 @@ def test_all_well_is_healthy() -> None:
     replace(GOOD, table=None),
     table(chains=frozenset()),
     table(hooks={}),
-    table(hooks={"egress_forward": "input"}),
+    table(hooks={"egress_forward": "input", "egress_output": "output"}),
+    with_set("blocked_ports"),
     table(dormant=True),
     with_set("smtp_ports"),
     with_set("smtp_ports", ("587",)),

@@ -1,0 +1,124 @@
+"""`plan` and the verbs: what an operator orders, carried out at once and kept by the daemon afterwards.
+
+A verb writes its order down first and then brings the kernel into line, in one transaction, whether or not
+the daemon runs; a running daemon finds the same order in its next round and nothing left to do.
+"""
+
+import getpass
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from egressguard.boot import boot_id, now_s
+from egressguard.config import Site, read_site
+from egressguard.core import orders
+from egressguard.core.errors import EgressguardError
+from egressguard.core.hosts import Host, canonical_address, host_of
+from egressguard.core.orders import Order
+from egressguard.core.plan import transaction
+from egressguard.core.settings import Settings
+from egressguard.database import Database
+from egressguard.enforcement import Enforcement
+from egressguard.kernel import Netfilter
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@contextmanager
+def opened(config: Path) -> Iterator[tuple[Site, Database, Enforcement]]:
+    """The configured site with its database and its kernel."""
+    site = read_site(config)
+    kernel = Netfilter()
+    try:
+        database = Database(Path(site.settings.database), boot_id())
+        try:
+            yield site, database, Enforcement(site, kernel, database, boot_id())
+        finally:
+            database.close()
+    finally:
+        kernel.close()
+
+
+def plan_text(config: Path) -> str:
+    """What `apply` would do, as the transaction that it would apply."""
+    with opened(config) as (_, _, enforcement):
+        text = transaction(enforcement.changes(now_s()))
+        if not enforcement.loaded():
+            text = f'include "{enforcement.site.rules.resolve()}"\n{text}'
+        return text
+
+
+def apply(config: Path) -> str:
+    """Loads the rules and the configuration in one transaction."""
+    with opened(config) as (site, _, enforcement):
+        enforcement.load(now_s(), "apply")
+        return f"applied {config}: mode {site.settings.mode}"
+
+
+def give(config: Path, order: Order) -> str:
+    """Checks and carries out one order."""
+    with opened(config) as (site, database, enforcement):
+        orders.check(order, database.orders(now_s()), site.settings)
+        database.give_order(order, now_s())
+        _carry_out(enforcement)
+    return order.describe()
+
+
+def end(config: Path, host: Host | None, reason: str) -> str:
+    """Ends every order on `host`, or with None the opening, before its time."""
+    with opened(config) as (site, database, enforcement):
+        standing = database.orders(now_s())
+        ended = [o for o in standing if _concerns(o, host, site.settings)]
+        if not ended:
+            raise EgressguardError(f"no order stands on {host or 'the site'}")
+        database.end_orders([o.number for o in ended], host, reason, now_s())
+        _carry_out(enforcement)
+    return "\n".join(f"ended: {order.describe()}" for order in ended)
+
+
+def _concerns(order: Order, host: Host | None, settings: Settings) -> bool:
+    if host is None:
+        return order.kind == "open"
+    return order.host is not None and host in orders.keys_of(order, settings)
+
+
+def _carry_out(enforcement: Enforcement) -> None:
+    if not enforcement.loaded():
+        raise EgressguardError("the order is written down, but the rules are not loaded: start egressguard, "
+                               "which carries it out")
+    enforcement.apply(now_s())
+
+
+def order(kind: orders.Kind, reason: str, for_: str, host: str | None = None,
+          destination: str | None = None) -> Order:
+    """An order from what was typed. Raises EgressguardError, saying what would be right."""
+    made = Order(kind, getpass.getuser(), reason, seconds(for_))
+    if host is not None:
+        made = replace(made, host=host_key(host))
+    if destination is not None:
+        made = replace(made, destination=str(address("--to", destination)))
+    return made
+
+
+def seconds(text: str) -> float:
+    """The time in `30s`, `15m`, `2h` or `7d`."""
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if found is None:
+        raise EgressguardError(f"--for {text!r}: write a time such as 30s, 15m, 2h or 7d")
+    return float(int(found[1]) * UNITS_S[found[2]])
+
+
+def host_key(text: str) -> Host:
+    """The key of the host with the address in `text`."""
+    return host_of(canonical_address(str(address("HOST", text.removesuffix("/64")))))
+
+
+def address(option: str, text: str) -> object:
+    """The address in `text`; `option` names it in the error."""
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise EgressguardError(f"{option} {text!r}: is no address; give one such as 192.0.2.7") from None

@@ -1,0 +1,115 @@
+"""What should be in the kernel, and putting it there: for the daemon's rounds and for the commands alike.
+
+Every comparison is level-triggered: it looks at what is there, not at what was done before.
+"""
+
+import logging
+
+from egressguard.config import Site
+from egressguard.core import orders, plan, policy
+from egressguard.core.errors import DatabaseError, KernelError
+from egressguard.core.orders import Order
+from egressguard.core.plan import Changes
+from egressguard.core.ruleset import CONFIGURED, FAMILY, LEASED, TABLE, VERSION_CHAIN, Leases, Sets
+from egressguard.database import Database
+from egressguard.kernel import Kernel, Ruleset, incarnation
+
+log = logging.getLogger(__name__)
+
+FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
+NO_ELEMENTS: Sets = {name: frozenset() for name in CONFIGURED}
+NO_LEASES: Leases = {name: {} for name in LEASED}
+ELEMENTS = "set elements differed"
+
+
+class Enforcement:
+    """A site's rules and elements in one kernel. Methods raise KernelError, and DatabaseError for orders.
+
+    `incarnation` names the life of the table that was loaded last, `loads` counts the times.
+    """
+
+    def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str) -> None:
+        self.site = site
+        self.incarnation = ""
+        self.loads = 0
+        self._kernel, self._database, self._boot = kernel, database, boot
+        self._fingerprint = ""
+        self._generation = -1
+        self._orders: list[int] = []
+        self._compared_s = float("-inf")
+
+    def changes(self, now_s: float) -> Changes:
+        """What differs from what should be there, now; the whole of it when the table is missing."""
+        missing = self._table() is None
+        have = NO_ELEMENTS if missing else self._kernel.sets()
+        leases = NO_LEASES if missing else self._kernel.leases()
+        standing = self._standing(now_s)
+        ordered = leases if standing is None else orders.desired(standing, self.site.settings)
+        return (*plan.diff(have, policy.desired(self.site.settings, self.site.uids)),
+                *plan.lease_diff(leases, ordered))
+
+    def _standing(self, now_s: float) -> list[Order] | None:
+        """The standing orders; None while the database cannot tell: then leases are left to end alone."""
+        try:
+            return self._database.orders(now_s)
+        except DatabaseError as error:
+            log.error("orders are not known, leases stay as they are: %s", error)
+            return None
+
+    def loaded(self) -> bool:
+        """Whether the table is in the kernel."""
+        return self._table() is not None
+
+    def apply(self, now_s: float) -> None:
+        """Applies what differs, in one transaction; the rules must be loaded."""
+        self._kernel.apply(self.changes(now_s))
+
+    def load(self, now_s: float, why: str) -> None:
+        """Loads the rules, again if they are loaded, and all that differs, in one transaction."""
+        self._kernel.load(self.site.rules, self.changes(now_s))
+        ruleset = self._table()
+        if ruleset is None:
+            raise KernelError(f"table {FAMILY} {TABLE} is gone right after it was loaded")
+        self.loads += 1
+        self.incarnation = incarnation(self._boot, ruleset)
+        self._fingerprint = ruleset.fingerprint
+        log.info("loaded rules=%s why=%r", self.site.rules, why)
+        self._database.set_meta("fingerprint", f"{self.incarnation} {self._fingerprint}")
+        self._database.event(now_s, "load", why)
+
+    def ensure(self, now_s: float) -> str | None:
+        """Compares, if there is reason to, and puts right what is wrong; tells what was wrong, if anything.
+
+        An order that began or ended is a reason, and nothing wrong.
+        """
+        generation = self._kernel.generation()
+        standing = self._standing(now_s)
+        numbers = self._orders if standing is None else [order.number for order in standing]
+        ordered = numbers != self._orders
+        if generation == self._generation and not ordered and now_s - self._compared_s < FULL_COMPARE_S:
+            return None
+        wrong = self._put_right(now_s)
+        # The number from before the comparison: our own change costs one more comparison, and a change
+        # by anybody else that came in between is not overlooked.
+        self._generation, self._orders, self._compared_s = generation, numbers, now_s
+        return None if ordered and wrong == ELEMENTS else wrong
+
+    def _put_right(self, now_s: float) -> str | None:
+        ruleset = self._table()
+        if ruleset is None or ruleset.dormant or ruleset.fingerprint != self._fingerprint:
+            wrong = "gone" if ruleset is None else "dormant" if ruleset.dormant else "edited"
+            self.load(now_s, f"repair: the table was {wrong}")
+            return f"the table was {wrong}"
+        changes = self.changes(now_s)
+        if not changes:
+            return None
+        log.warning("set elements differed:\n%s", plan.transaction(changes))
+        self._kernel.apply(changes)
+        return ELEMENTS
+
+    def _table(self) -> Ruleset | None:
+        found = self._kernel.ruleset()
+        if found is not None and VERSION_CHAIN not in found.chains:
+            raise KernelError(f"table {FAMILY} {TABLE} in the kernel belongs to another version of "
+                              f"egressguard (it lacks chain {VERSION_CHAIN}); nothing was changed")
+        return found
