@@ -66,7 +66,8 @@ def _table(kernel: Netfilter, fingerprint: str | None) -> Table | None:
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,
         intact=known[1:] == [ruleset.fingerprint] if same_table else None,
         sets=kernel.sets() if ours else {name: frozenset() for name in CONFIGURED},
-        sample=kernel.sample(at_s) if ours else Sample(at_s))
+        sample=kernel.sample(at_s) if ours else Sample(at_s),
+        leases=kernel.leases() if ours else {}, sender_macs=kernel.sender_macs() if ours else {})
 
 
 def _reports(settings: Settings, pulse: Pulse | None, faults: dict[str, str]) -> dict[str, Lease[Report]]:

@@ -80,6 +80,13 @@ class Deployment:
         self.router_config.write_text(
             text + "".join(MACHINE.format(kind=kind, place=place) for kind, place in machines))
 
+    def amend(self, old: str, new: str) -> None:
+        """Changes the router's configuration in one place; appends `new` when `old` is empty."""
+        text = self.router_config.read_text()
+        if old not in text:
+            raise LabError(f"the configuration has no {old!r}")
+        self.router_config.write_text(text.replace(old, new, 1) if old else f"{text}\n{new}\n")
+
     def start_router(self) -> subprocess.Popen[Any]:
         """`egressguard run` on the router; returns when it says that it enforces."""
         return self._start(self.world.router, "egressguard", self.router_config)

@@ -15,7 +15,7 @@ from egressguard.cli.history import history_json, history_text
 from egressguard.cli.mta_config import mta_config
 from egressguard.config import DEFAULT_PATH, read_site
 from egressguard.core.errors import EgressguardError
-from egressguard.core.health import findings, health
+from egressguard.core.health import findings, health, standings
 
 FAILED = 4
 
@@ -71,6 +71,25 @@ def status(config: Path, as_json: bool) -> None:
     else:
         status_view.show(seen, found, status_view.terminal())
     sys.exit(health(found))
+
+
+@cli.command()
+@click.option("--would-block", is_flag=True, help="Only hosts whose attempts are, or would be, blocked.")
+@config_option
+@json_option
+def hosts(would_block: bool, config: Path, as_json: bool) -> None:
+    """List every host of the inventory and every stranger that was seen, worst first.
+
+    In mode observe, `--would-block` is the list to work through before you enforce.
+    """
+    from egressguard.observation import observe
+
+    seen = observe(read_site(config).settings)
+    listed = [h for h in standings(seen, everyone=not would_block) if h.attempts or not would_block]
+    if as_json:
+        click.echo(status_view.hosts_json(seen, listed))
+    else:
+        status_view.show_hosts(seen, listed, status_view.terminal())
 
 
 @cli.command()

@@ -12,7 +12,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from egressguard.core.health import Finding, Health, Observation, Standing, enforces, health, standings
+from egressguard.core.health import (
+    Finding,
+    Health,
+    Observation,
+    Standing,
+    enforces,
+    health,
+    opened_s,
+    standings,
+)
 from egressguard.core.ruleset import ALL_FAMILIES
 from egressguard.core.verdict import State, Verdict
 
@@ -30,6 +39,8 @@ def mode_of(seen: Observation) -> str:
     observed = seen.table.sets["observed_family"] if seen.table is not None else frozenset()
     if observed == ALL_FAMILIES:
         return "observe"
+    if seen.table is not None and opened_s(seen.table):
+        return "opened"
     return "observe in part" if observed else "none"
 
 
@@ -41,7 +52,7 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
         "mode": mode_of(seen), "rules_intact": seen.table.intact if seen.table else None,
         "kernel_age_s": round(seen.now_s - seen.table.sample.at_s, 3) if seen.table else None,
         "totals": asdict(seen.table.sample.totals) if seen.table else None,
-        "permitted_senders": [list(e) for e in _senders(seen)],
+        "permitted_senders": [list(e) for e in _senders(seen)], "orders": _leases(seen),
         "daemon": {"runs": seen.daemon_runs, "round_age_s": _age(seen, seen.round_at_s)},
         "relays": {name: {"age_s": _age(seen, lease.received_s), "fresh": lease.fresh(seen.now_s)}
                    for name, lease in seen.reports.items()},
@@ -65,6 +76,16 @@ def show(seen: Observation, found: list[Finding], console: Console) -> None:
     console.print(_host_grid(seen, hosts) if hosts else "No host has tried to send mail directly.")
 
 
+def show_hosts(seen: Observation, hosts: list[Standing], console: Console) -> None:
+    """Prints `hosts` as a table."""
+    console.print(_host_grid(seen, hosts) if hosts else "No host.")
+
+
+def hosts_json(seen: Observation, hosts: list[Standing]) -> str:
+    """`hosts` as a JSON object by host."""
+    return json.dumps({host.host: _host_json(seen, host) for host in hosts}, indent=1)
+
+
 def _summary(seen: Observation) -> Grid:
     grid = Grid.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -74,6 +95,8 @@ def _summary(seen: Observation) -> Grid:
     grid.add_row("relays", _relays(seen))
     for (name, interface), addresses in _senders_by_name(seen).items():
         grid.add_row("sender", f"{escape(name)} on {escape(interface)}: {', '.join(addresses)}")
+    for text in _leases(seen):
+        grid.add_row("order", text)
     if seen.table is not None:
         t = seen.table.sample.totals
         fate = "that would be refused" if mode_of(seen) == "observe" else "refused"
@@ -108,7 +131,7 @@ def _host_json(seen: Observation, host: Standing) -> dict[str, Any]:
         "score": round(verdict.score, 2) if verdict else 0.0,
         "verdict_age_s": _verdict_age(seen, verdict),
         "in_this_state_s": _age(seen, verdict.since_s if verdict else None),
-        "tier": host.tier, "why": verdict.why if verdict else "",
+        "tier": host.tier, "macs": sorted(host.macs), "why": verdict.why if verdict else "",
     }
 
 
@@ -119,16 +142,26 @@ def _verdict_age(seen: Observation, verdict: Verdict | None) -> float | None:
     return _age(seen, verdict.at_s if verdict else None)
 
 
+def _leases(seen: Observation) -> list[str]:
+    """The exceptions and quarantines in the kernel, as it has them."""
+    leases = seen.table.leases if seen.table is not None else {}
+    return [f"{name.rstrip('46').replace('_', ' ')} {' '.join(element)} for {_seconds(left_s)} more"
+            for name, elements in sorted(leases.items()) for element, left_s in sorted(elements.items())]
+
+
 def _senders(seen: Observation) -> list[tuple[str, ...]]:
-    return sorted(seen.table.sets["allow4"] | seen.table.sets["allow6"]) if seen.table is not None else []
+    if seen.table is None:
+        return []
+    names = ("allow4", "allow6", "allow_mac4", "allow_mac6")
+    return sorted(element for name in names for element in seen.table.sets[name])
 
 
 def _senders_by_name(seen: Observation) -> dict[tuple[str, str], list[str]]:
     """Addresses by name and interface; one that the configuration does not know is named so."""
     grouped: dict[tuple[str, str], list[str]] = {}
-    for interface, address in _senders(seen):
+    for interface, address, *mac in _senders(seen):
         name = seen.settings.sender_name(address) or "NOT CONFIGURED"
-        grouped.setdefault((name, interface), []).append(address)
+        grouped.setdefault((name, interface), []).append(" ".join([address, *mac]))
     return grouped
 
 

@@ -11,8 +11,15 @@ from enum import IntEnum
 from egressguard.core.attempts import Sample
 from egressguard.core.documents import Report
 from egressguard.core.hosts import Host
-from egressguard.core.leases import Leases
-from egressguard.core.ruleset import ALL_FAMILIES, BASE_CHAINS, SMTP_PORTS, VERSION_CHAIN, Sets
+from egressguard.core.leases import Leases as SignalLeases
+from egressguard.core.ruleset import (
+    ALL_FAMILIES,
+    BASE_CHAINS,
+    SMTP_PORTS,
+    VERSION_CHAIN,
+    Leases,
+    Sets,
+)
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Tier, Verdict
 
@@ -38,6 +45,8 @@ class Table:
     intact: bool | None
     sets: Sets
     sample: Sample
+    leases: Leases = field(default_factory=dict)
+    sender_macs: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class Observation:
     daemon_runs: bool
     round_at_s: float | None
     verdicts: dict[Host, Verdict]
-    reports: Leases[Report]
+    reports: SignalLeases[Report]
     faults: dict[str, str] = field(default_factory=dict)
 
 
@@ -83,7 +92,13 @@ def health(found: list[Finding]) -> Health:
 
 def enforces(table: Table | None) -> bool:
     """Whether the kernel refuses direct SMTP now, as far as the table tells."""
-    return table is not None and not list(_gaps(table)) and not table.sets["observed_family"]
+    return (table is not None and not list(_gaps(table)) and not table.sets["observed_family"]
+            and not opened_s(table))
+
+
+def opened_s(table: Table) -> float:
+    """For how many seconds port 25 is still open by an operator's order; 0 when it is not."""
+    return max(table.leases.get("opened_family", {}).values(), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +115,20 @@ class Standing:
     state: State
     verdict: Verdict | None
     tier: Tier | None
+    macs: frozenset[str] = frozenset()
 
 
-def standings(seen: Observation) -> list[Standing]:
-    """Every host with attempts or with a verdict that is not clean, worst and most active first."""
+def standings(seen: Observation, *, everyone: bool = False) -> list[Standing]:
+    """Every host with attempts or with a verdict that is not clean, or `everyone` of the inventory as well;
+    worst and most active first.
+    """
     machine_of = seen.settings.machine_of()
     sample = seen.table.sample if seen.table is not None else Sample(seen.now_s)
     attempts = Counter[Host]()
     for key, count in sample.attempts.items():
         attempts[machine_of.get(key, key)] += count
     fan_out = Counter(machine_of.get(key, key) for key, _ in sample.destinations)
-    hosts = {h for h, n in attempts.items() if n} | {
+    hosts = {h for h, n in attempts.items() if n or everyone} | {
         h for h, v in seen.verdicts.items() if v.state is not State.CLEAN}
     found = [_standing(host, attempts[host], fan_out[host], seen, machine_of) for host in hosts]
     return sorted(found, key=lambda s: (-s.state.rank, -s.attempts, s.host))
@@ -123,7 +141,12 @@ def _standing(host: Host, attempts: int, fan_out: int, seen: Observation,
     tiers = [lease.document.clients[key].tier for lease in seen.reports.values() for key in keys
              if lease.fresh(seen.now_s) and key in lease.document.clients]
     return Standing(host, keys, attempts, fan_out, verdict.state if verdict else State.CLEAN, verdict,
-                    max(tiers, key=tuple(Tier).index, default=None))
+                    max(tiers, key=tuple(Tier).index, default=None), _macs_of(keys, seen.table))
+
+
+def _macs_of(keys: tuple[Host, ...], table: Table | None) -> frozenset[str]:
+    found = table.sample.macs if table is not None else {}
+    return frozenset(mac for key in keys for mac in found.get(key, ()))
 
 
 def _gaps(table: Table) -> Iterator[str]:
@@ -150,6 +173,14 @@ def _enforcement(seen: Observation) -> Iterator[Finding]:
     if observed:
         families = "" if observed == ALL_FAMILIES else f" for {', '.join(sorted(f for f, in observed))}"
         yield Finding(Health.NOT_ENFORCING, f"mode observe{families}: attempts are counted, not blocked")
+    if opened_s(seen.table):
+        yield Finding(Health.NOT_ENFORCING, "an operator has opened port 25 for another "
+                      f"{opened_s(seen.table):.0f} s: attempts are counted, not blocked")
+    for name in ("group_observe4", "group_observe6"):
+        for port, network in sorted(seen.table.sets[name]):
+            if (port,) in SMTP_PORTS and not observed:
+                yield Finding(Health.DEGRADED, f"the group with {network} is in mode observe: counted, "
+                              "not blocked")
 
 
 def _daemon(seen: Observation) -> Iterator[Finding]:
@@ -169,6 +200,7 @@ def _kernel(seen: Observation) -> Iterator[Finding]:
         yield Finding(Health.DEGRADED, "the rules are not the ones that egressguard loaded"
                       if seen.table.intact is False else "nobody knows whether the rules are whole: "
                       "egressguard has not loaded them")
+    yield from _macs(seen.table, seen.settings)
     totals = seen.table.sample.totals
     if totals.overflow or totals.fanout_overflow:
         yield Finding(Health.DEGRADED, f"a counting set was full: {totals.overflow} attempts without their "
@@ -176,6 +208,18 @@ def _kernel(seen: Observation) -> Iterator[Finding]:
     for name, in sorted(seen.table.sets["inside_if"]):
         if name not in seen.interfaces:
             yield Finding(Health.DEGRADED, f"inside interface {name} does not exist")
+
+
+def _macs(table: Table, settings: Settings) -> Iterator[Finding]:
+    """An address with two MACs is a neighbour's forgery, or a machine that was replaced: a person decides."""
+    for address, macs in sorted(table.sender_macs.items()):
+        if len(macs) > 1:
+            yield Finding(Health.DEGRADED, f"sender {address} has sent from {len(macs)} MAC addresses within "
+                          f"an hour: {', '.join(sorted(macs))}; a neighbour may be forging it")
+    for host, macs in sorted(table.sample.macs.items()):
+        if len(macs) > 1:
+            yield Finding(Health.DEGRADED, f"attempts of {host} came from {len(macs)} MAC addresses within an "
+                          f"hour: {', '.join(sorted(macs))}; a neighbour may be framing it")
 
 
 def _exchange(seen: Observation) -> Iterator[Finding]:
