@@ -16,7 +16,7 @@ from egressguard.config import Site
 from egressguard.core import attempts, detection, leases
 from egressguard.core.attempts import Baseline, Sample, Totals
 from egressguard.core.documents import Bulletin, Origin, Report
-from egressguard.core.errors import EgressguardError
+from egressguard.core.errors import EgressguardError, ExchangeError
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Leases
 from egressguard.core.settings import Settings
@@ -31,6 +31,7 @@ from egressguard.kernel.events import Culprit
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
+FIXED = ("router", "exchange", "database", "runtime_directory")
 UNSAVED_STEPS = 10_000  # history kept in memory while the database refuses
 
 
@@ -38,9 +39,10 @@ class Controller:
     """Holds what one round leaves for the next: the last counters, the verdicts, the documents received."""
 
     def __init__(self, enforcement: Enforcement, kernel: Kernel, database: Database,
-                 connect: Callable[[], Exchange]) -> None:
+                 connect: Callable[[], Exchange], database_fault: str = "") -> None:
         self._enforcement, self._kernel, self._database = enforcement, kernel, database
         self._connect = connect
+        self._database_fault = database_fault
         self._exchange: Exchange | None = None
         self._origin = Origin(self._settings.router, uuid.uuid4().hex, 0)
         self._published: tuple[dict[Host, State], float] | None = None
@@ -48,9 +50,10 @@ class Controller:
         self._incarnation = ""
         self._kept_s = float("-inf")
         self._totals: Totals | None = None
-        self._baseline = Baseline()
+        self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
-        self._unsaved: list[Transition] = []
+        self._unsaved: dict[Host, Verdict] = {}
+        self._unsaved_steps: list[Transition] = []
         self._faults: dict[str, str] = {}
 
     @property
@@ -64,20 +67,31 @@ class Controller:
         """
         self._enforcement.load(now_s, "start")
         self._incarnation = self._enforcement.incarnation
-        self._baseline = self._database.baseline(self._incarnation)
+        self._baseline = self._saved = self._database.baseline(self._incarnation)
         self._verdicts = self._database.verdicts(now_s)
 
     def reconfigure(self, site: Site, now_s: float) -> None:
-        """Goes on with another configuration; what differs is applied as one transaction."""
-        self._enforcement.site = site
-        self._enforcement.load(now_s, "reload")
+        """Goes on with another configuration; what differs is applied as one transaction.
+
+        Raises EgressguardError, and stays with the one in force, when that is refused.
+        """
+        for key in FIXED:
+            if getattr(site.settings, key) != getattr(self._settings, key):
+                raise EgressguardError(f"{key} cannot change while egressguard runs: restart it")
+        before, self._enforcement.site = self._enforcement.site, site
+        try:
+            self._enforcement.load(now_s, "reload")
+        except EgressguardError:
+            self._enforcement.site = before
+            raise
 
     def round(self, now_s: float, culprits: Sequence[Culprit] = ()) -> Pulse:
         """One round; never raises EgressguardError: what failed is in the pulse and is tried again.
 
         `culprits` are who else has changed the ruleset since the last round.
         """
-        began, faults = perf_counter(), dict[str, str]()
+        began = perf_counter()
+        faults = {"database": self._database_fault} if self._database_fault else {}
         with self._noting(faults, "rules"):
             self._enforce(now_s, culprits)
         sample = None
@@ -93,9 +107,14 @@ class Controller:
         received = {name: lease.received_s for name, lease in self._reports.items()}
         return Pulse(os.getpid(), now_s, perf_counter() - began, faults, received)
 
+    def hosts_remembered(self) -> int:
+        """How many hosts this process keeps a verdict on."""
+        return len(self._verdicts)
+
     def close(self, now_s: float) -> None:
         """Says good-bye in history. The table stays: a stopped daemon enforces as a running one does."""
-        self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
+        with self._noting({}, "database"):
+            self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
 
     def _enforce(self, now_s: float, culprits: Sequence[Culprit]) -> None:
@@ -104,7 +123,8 @@ class Controller:
         wrong = self._enforcement.ensure(now_s)
         if self._enforcement.incarnation != self._incarnation:
             self._incarnation = self._enforcement.incarnation
-            self._baseline, self._totals = Baseline(), None  # a new table's counters began at zero
+            # A new table's counters began at zero.
+            self._baseline, self._saved, self._totals = Baseline(), Baseline(), None
         if wrong is not None:
             who = ", ".join(map(str, culprits)) or "unknown"
             self._database.event(now_s, "exposure", f"{wrong}, by {who}; put right "
@@ -125,31 +145,42 @@ class Controller:
         evidence = attempts.joined(found, self._settings.machine_of())
         before, judged = self._verdicts, detection.judge(
             self._verdicts, evidence, self._settings.detection, now_s)
-        moved = [v for host, v in judged.items() if host in evidence
-                 or v.state is not before.get(host, v).state]
-        steps = transitions(before, moved)
-        self._unsaved = (self._unsaved + steps)[-UNSAVED_STEPS:]
-        with self._noting(faults, "database"):
-            if sample or moved:
-                self._database.record(self._incarnation, changed(self._baseline, sample) if sample else None,
-                                      moved, self._unsaved)
-                self._unsaved = []
-            self._forget(now_s)
+        moved = {host: v for host, v in judged.items() if host in evidence
+                 or v.state is not before.get(host, v).state}
+        steps = transitions(before, moved.values())
         self._verdicts = judged
         if sample:
             self._baseline = attempts.advance(self._baseline, sample)
+        self._unsaved |= moved
+        self._unsaved_steps = (self._unsaved_steps + steps)[-UNSAVED_STEPS:]
+        with self._noting(faults, "database"):
+            self._save(bool(sample))
+            self._keep(now_s)
         return steps
 
-    def _forget(self, now_s: float) -> None:
-        """Drops clean hosts whose counters the kernel has long let go, so that memory stays bounded."""
+    def _save(self, sampled: bool) -> None:
+        """Records what is not recorded yet: this round's, and what an earlier round could not."""
+        if not (sampled or self._unsaved or self._unsaved_steps):
+            return
+        self._database.record(self._incarnation, changed(self._saved, self._baseline),
+                              self._unsaved.values(), self._unsaved_steps)
+        self._saved = self._baseline
+        self._unsaved, self._unsaved_steps = {}, []
+
+    def _keep(self, now_s: float) -> None:
+        """Now and then: drops clean hosts whose counters the kernel has let go, so that memory stays
+        bounded, and writes down what is left of the orders.
+        """
         if now_s - self._kept_s < KEEP_EVERY_S:
             return
         self._kept_s = now_s
+        counted = self._baseline.inventory.keys() | self._baseline.strangers.keys()
+        machines = {self._settings.machine_of().get(host, host) for host in counted}
         gone = [host for host, verdict in self._verdicts.items()
-                if verdict.state is State.CLEAN and host not in self._baseline.attempts]
+                if verdict.state is State.CLEAN and host not in machines]
         for host in gone:
             del self._verdicts[host]
-        self._database.forget(gone, now_s - attempts.MEMORY_S)
+        self._database.forget(gone, now_s - attempts.REMEMBER_DESTINATION_S)
         self._database.keep_orders(now_s)
 
     def _signal(self, now_s: float) -> None:
@@ -162,6 +193,9 @@ class Controller:
                 self._publish(self._exchange, states, now_s)
             if self._exchange.changed():
                 self._reports = leases.receive(self._reports, self._exchange.reports(), now_s)
+            if self._exchange.damaged:
+                damaged, self._exchange.damaged = self._exchange.damaged, 0
+                raise ExchangeError(f"{damaged} reports in the exchange are damaged and were left out")
         except EgressguardError:
             self._drop_exchange()
             raise

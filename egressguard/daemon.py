@@ -15,7 +15,7 @@ from egressguard.boot import boot_id, now_s
 from egressguard.config import Site, read_site
 from egressguard.controller import Controller
 from egressguard.core.errors import EgressguardError
-from egressguard.database import Database
+from egressguard.database import open_database
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Heartbeat
@@ -29,14 +29,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def run(config: Path) -> None:
     """Runs the daemon in the foreground. Raises EgressguardError when it cannot start."""
+    os.umask(0o007)  # nobody outside our user and group may lock, read or write what we leave
     site = read_site(config)
     settings = site.settings
     kernel = Netfilter()
     wake = Wake()
     heartbeat = Heartbeat(Path(settings.runtime_directory))
-    database = Database(Path(settings.database), boot_id())
+    database, fault = open_database(Path(settings.database), boot_id())
     enforcement = Enforcement(site, kernel, database, boot_id())
-    controller = Controller(enforcement, kernel, database, lambda: open_exchange(settings.exchange))
+    controller = Controller(enforcement, kernel, database, lambda: open_exchange(settings.exchange), fault)
     controller.start(now_s())
     notify("READY=1")
     log.info("started router=%s mode=%s period_s=%s", settings.router, settings.mode, settings.period_s)

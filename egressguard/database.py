@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
-from egressguard.core.attempts import Baseline, Sample, Seen
+from egressguard.core.attempts import Baseline, Seen
 from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
@@ -23,11 +24,11 @@ K = TypeVar("K")
 BUSY_TIMEOUT_S = 2.0
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
-CREATE TABLE counter (host TEXT PRIMARY KEY, count INTEGER, at_s REAL) WITHOUT ROWID;
+CREATE TABLE counter (host TEXT, kind TEXT, count INTEGER, at_s REAL, PRIMARY KEY (host, kind)) WITHOUT ROWID;
 CREATE TABLE destination (host TEXT, address TEXT, count INTEGER, at_s REAL,
                           PRIMARY KEY (host, address)) WITHOUT ROWID;
 CREATE TABLE verdict (host TEXT PRIMARY KEY, state TEXT, score REAL, since_s REAL, at_s REAL,
-                      attempts INTEGER, why TEXT, boot TEXT) WITHOUT ROWID;
+                      attempts INTEGER, why TEXT, against REAL, boot TEXT) WITHOUT ROWID;
 CREATE TABLE history (id INTEGER PRIMARY KEY, wall TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')),
                       boot TEXT, at_s REAL, kind TEXT, host TEXT, before TEXT, after TEXT,
                       score REAL, attempts INTEGER, why TEXT);
@@ -53,14 +54,18 @@ class Entry:
 
 
 class Database:
-    """One open file. Every method raises DatabaseError. `boot` names this boot."""
+    """One open file, made with its folder if it does not exist; in memory without a path.
 
-    def __init__(self, path: Path, boot: str, *, read_only: bool = False) -> None:
-        self._path, self._boot = path, boot
+    Every method raises DatabaseError. `boot` names this boot.
+    """
+
+    def __init__(self, path: Path | None, boot: str, *, read_only: bool = False) -> None:
+        self._path, self._boot = path or "in memory", boot
+        url = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}" if path else "file::memory:"
         with self._translated():
-            mode = "ro" if read_only else "rwc"
-            self._db = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S,
-                                       isolation_level=None)
+            if path is not None and not read_only:
+                path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._db = sqlite3.connect(url, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
             try:
                 self._check_schema(read_only)
             except BaseException:
@@ -89,23 +94,28 @@ class Database:
         if self.meta("incarnation") != incarnation:
             return Baseline()
         with self._translated():
-            counters = self._db.execute("SELECT host, count, at_s FROM counter").fetchall()
+            counters = self._db.execute("SELECT host, kind, count, at_s FROM counter").fetchall()
             pairs = self._db.execute("SELECT host, address, count, at_s FROM destination").fetchall()
-        return Baseline({Host(host): Seen(count, at_s) for host, count, at_s in counters},
-                        {(Host(host), address): Seen(count, at_s) for host, address, count, at_s in pairs})
+        kinds: dict[str, dict[Host, Seen]] = {"inventory": {}, "stranger": {}}
+        for host, kind, count, at_s in counters:
+            kinds[kind][Host(host)] = Seen(count, at_s)
+        return Baseline(kinds["inventory"], kinds["stranger"], {
+            (Host(host), address): Seen(count, at_s) for host, address, count, at_s in pairs})
 
     def verdicts(self, now_s: float) -> dict[Host, Verdict]:
         """The verdicts last recorded; those of an earlier boot as if they had been reached now."""
         with self._translated():
             rows = self._db.execute(
-                "SELECT host, state, score, since_s, at_s, attempts, why, boot FROM verdict").fetchall()
+                "SELECT host, state, score, since_s, at_s, attempts, why, against, boot FROM verdict"
+            ).fetchall()
         verdicts = {}
-        for host, state, score, since_s, at_s, attempts, why, boot in rows:
+        for host, state, score, since_s, at_s, attempts, why, against, boot in rows:
             since_s, at_s = (since_s, at_s) if boot == self._boot else (now_s, now_s)
-            verdicts[Host(host)] = Verdict(Host(host), State(state), score, since_s, at_s, attempts, why)
+            verdicts[Host(host)] = Verdict(Host(host), State(state), score, since_s, at_s, attempts, why,
+                                           against)
         return verdicts
 
-    def record(self, incarnation: str, sample: Sample | None, verdicts: Iterable[Verdict],
+    def record(self, incarnation: str, moved: Baseline, verdicts: Iterable[Verdict],
                steps: Iterable[Transition]) -> None:
         """One round: the counters that moved, the verdicts that they changed, and how these changed."""
         with self._transaction() as db:
@@ -113,10 +123,9 @@ class Database:
                 db.execute("DELETE FROM counter")
                 db.execute("DELETE FROM destination")
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('incarnation', ?)", (incarnation,))
-            if sample is not None:
-                self._put_sample(db, sample)
-            db.executemany("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (
-                (v.host, v.state, v.score, v.since_s, v.at_s, v.attempts, v.why, self._boot)
+            self._put_counters(db, moved)
+            db.executemany("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
+                (v.host, v.state, v.score, v.since_s, v.at_s, v.attempts, v.why, v.against, self._boot)
                 for v in verdicts))
             db.executemany(
                 "INSERT INTO history (boot, at_s, kind, host, before, after, score, attempts, why)"
@@ -124,11 +133,12 @@ class Database:
                 ((self._boot, s.at_s, s.host, s.before, s.after, s.score, s.attempts, s.why) for s in steps))
 
     @staticmethod
-    def _put_sample(db: sqlite3.Connection, sample: Sample) -> None:
-        db.executemany("INSERT OR REPLACE INTO counter VALUES (?, ?, ?)",
-                       ((host, count, sample.at_s) for host, count in sample.attempts.items()))
+    def _put_counters(db: sqlite3.Connection, moved: Baseline) -> None:
+        for kind, counters in (("inventory", moved.inventory), ("stranger", moved.strangers)):
+            db.executemany("INSERT OR REPLACE INTO counter VALUES (?, ?, ?, ?)",
+                           ((host, kind, seen.count, seen.at_s) for host, seen in counters.items()))
         db.executemany("INSERT OR REPLACE INTO destination VALUES (?, ?, ?, ?)",
-                       ((*pair, count, sample.at_s) for pair, count in sample.destinations.items()))
+                       ((*pair, seen.count, seen.at_s) for pair, seen in moved.destinations.items()))
 
     def forget(self, hosts: Iterable[Host], before_s: float) -> None:
         """Drops the verdicts and counters of `hosts`, and destinations that did not move since `before_s`.
@@ -224,15 +234,27 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise DatabaseError(f"database {self._path}: {error}") from error
 
 
-def changed(baseline: Baseline, sample: Sample) -> Sample:
-    """`sample` without the counters that stand as they stood in `baseline`."""
-    return Sample(sample.at_s, sample.totals, _moved(baseline.attempts, sample.attempts),
-                  _moved(baseline.destinations, sample.destinations))
+def open_database(path: Path, boot: str) -> tuple[Database, str]:
+    """The database at `path`; if it cannot be used, one in memory, and the reason.
+
+    Enforcement must not wait for a disk: a router without history blocks as well as one with it. A file that
+    is damaged is left as it is, for a person to look at.
+    """
+    try:
+        return Database(path, boot), ""
+    except DatabaseError as error:
+        return Database(None, boot), f"{error}; history is kept in memory until egressguard is restarted"
 
 
-def _moved(old: Mapping[K, Seen], new: Mapping[K, int]) -> dict[K, int]:
-    return {key: count for key, count in new.items() if key not in old or old[key].count != count}
+def changed(saved: Baseline, now: Baseline) -> Baseline:
+    """`now` without the counters that stand as they stood in `saved`."""
+    return Baseline(_moved(saved.inventory, now.inventory), _moved(saved.strangers, now.strangers),
+                    _moved(saved.destinations, now.destinations))
+
+
+def _moved(old: Mapping[K, Seen], new: Mapping[K, Seen]) -> dict[K, Seen]:
+    return {key: seen for key, seen in new.items() if key not in old or old[key].count != seen.count}

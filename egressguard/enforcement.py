@@ -25,28 +25,33 @@ ELEMENTS = "set elements differed"
 class Enforcement:
     """A site's rules and elements in one kernel. Methods raise KernelError, and DatabaseError for orders.
 
-    `incarnation` names the life of the table that was loaded last, `loads` counts the times.
+    `incarnation` names the life of the table that was loaded last.
     """
 
     def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str) -> None:
         self.site = site
         self.incarnation = ""
-        self.loads = 0
         self._kernel, self._database, self._boot = kernel, database, boot
-        self._fingerprint = ""
+        self._expected: Ruleset | None = None
         self._generation = -1
         self._orders: list[int] = []
         self._compared_s = float("-inf")
 
     def changes(self, now_s: float) -> Changes:
         """What differs from what should be there, now; the whole of it when the table is missing."""
-        missing = self._table() is None
-        have = NO_ELEMENTS if missing else self._kernel.sets()
-        leases = NO_LEASES if missing else self._kernel.leases()
+        if self._table() is None:
+            return self._all_changes(now_s)
+        have, leases = self._kernel.sets(), self._kernel.leases()
         standing = self._standing(now_s)
         ordered = leases if standing is None else orders.desired(standing, self.site.settings)
         return (*plan.diff(have, policy.desired(self.site.settings, self.site.uids)),
                 *plan.lease_diff(leases, ordered))
+
+    def _all_changes(self, now_s: float) -> Changes:
+        """Every element, for a table that is made anew."""
+        ordered = orders.desired(self._standing(now_s) or [], self.site.settings)
+        return (*plan.diff(NO_ELEMENTS, policy.desired(self.site.settings, self.site.uids)),
+                *plan.lease_diff(NO_LEASES, ordered))
 
     def _standing(self, now_s: float) -> list[Order] | None:
         """The standing orders; None while the database cannot tell: then leases are left to end alone."""
@@ -65,17 +70,36 @@ class Enforcement:
         self._kernel.apply(self.changes(now_s))
 
     def load(self, now_s: float, why: str) -> None:
-        """Loads the rules, again if they are loaded, and all that differs, in one transaction."""
-        self._kernel.load(self.site.rules, self.changes(now_s))
-        ruleset = self._table()
-        if ruleset is None:
-            raise KernelError(f"table {FAMILY} {TABLE} is gone right after it was loaded")
-        self.loads += 1
-        self.incarnation = incarnation(self._boot, ruleset)
-        self._fingerprint = ruleset.fingerprint
+        """Loads the rules, again if they are loaded, and all that differs, in one transaction.
+
+        A table that is too damaged for that (a set made anew with another type) is replaced: its counts are
+        lost, which is better than an open port. Afterwards the kernel holds what the rules file says, or
+        this raises KernelError.
+        """
+        before = self._table()
+        expected = self._kernel.expected(self.site.rules)
+        try:
+            self._kernel.load(self.site.rules, before, self.changes(now_s))
+        except KernelError as error:
+            if before is None:
+                raise
+            log.error("the table is damaged and is replaced, its counts are lost: %s", error)
+            self._kernel.rebuild(self.site.rules, self._all_changes(now_s))
+            why = f"{why}; the table was damaged and was replaced, its counts are lost"
+        self._verify(expected)
         log.info("loaded rules=%s why=%r", self.site.rules, why)
-        self._database.set_meta("fingerprint", f"{self.incarnation} {self._fingerprint}")
-        self._database.event(now_s, "load", why)
+        try:
+            self._database.event(now_s, "load", why)
+        except DatabaseError as error:
+            log.error("not in history: %s", error)
+
+    def _verify(self, expected: Ruleset) -> None:
+        found = self._table()
+        if found is None or found.fingerprint != expected.fingerprint:
+            raise KernelError(f"table {FAMILY} {TABLE} is not what {self.site.rules} makes, right after it "
+                              "was loaded: somebody else is changing it")
+        self._expected = expected
+        self.incarnation = incarnation(self._boot, found)
 
     def ensure(self, now_s: float) -> str | None:
         """Compares, if there is reason to, and puts right what is wrong; tells what was wrong, if anything.
@@ -96,7 +120,7 @@ class Enforcement:
 
     def _put_right(self, now_s: float) -> str | None:
         ruleset = self._table()
-        if ruleset is None or ruleset.dormant or ruleset.fingerprint != self._fingerprint:
+        if ruleset is None or ruleset.dormant or ruleset.fingerprint != self._fingerprint():
             wrong = "gone" if ruleset is None else "dormant" if ruleset.dormant else "edited"
             self.load(now_s, f"repair: the table was {wrong}")
             return f"the table was {wrong}"
@@ -106,6 +130,9 @@ class Enforcement:
         log.warning("set elements differed:\n%s", plan.transaction(changes))
         self._kernel.apply(changes)
         return ELEMENTS
+
+    def _fingerprint(self) -> str:
+        return self._expected.fingerprint if self._expected is not None else ""
 
     def _table(self) -> Ruleset | None:
         found = self._kernel.ruleset()

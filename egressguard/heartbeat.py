@@ -1,18 +1,24 @@
 """The daemon's pulse: a file under /run that is locked while it lives and rewritten in every round.
 
-A lock cannot be left behind by a crash, so "is it running" needs no pid file and no guess; the times in
-it are monotonic seconds of this boot, and /run does not survive a boot.
+A lock cannot be left behind by a crash, so "is it running" needs no pid file and no guess. Whoever asks only
+asks (F_OFD_GETLK) and takes no lock, and the file is for our own user alone: otherwise a reader could keep
+the daemon from starting. The times in it are monotonic seconds of this boot; /run does not survive a boot.
 """
 
 import fcntl
 import json
+import logging
 import os
+import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from egressguard.core.errors import EgressguardError
 
+log = logging.getLogger(__name__)
 FILE = "router.heartbeat"
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
+_WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +40,12 @@ class Heartbeat:
 
     def __init__(self, directory: Path) -> None:
         path = directory / FILE
+        self._failing = False
         try:
-            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fchmod(self._fd, 0o600)
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
         except BlockingIOError:
             raise EgressguardError(f"{path}: another egressguard runs with this runtime directory; "
                                    "stop it first") from None
@@ -47,8 +55,14 @@ class Heartbeat:
     def beat(self, pulse: Pulse) -> None:
         """Puts `pulse` in place of the last one, in one write, padded so that no longer text remains."""
         data = json.dumps(asdict(pulse)).encode()
-        size = os.fstat(self._fd).st_size
-        os.pwrite(self._fd, data.ljust(size), 0)
+        try:
+            os.pwrite(self._fd, data.ljust(os.fstat(self._fd).st_size), 0)
+        except OSError as error:  # a full /run must not end the rounds; `status` will call us stalled
+            if not self._failing:
+                log.error("heartbeat: %s", error.strerror)
+            self._failing = True
+        else:
+            self._failing = False
 
     def close(self) -> None:
         """Releases the lock."""
@@ -68,11 +82,8 @@ def read(directory: Path) -> tuple[bool, Pulse | None]:
 
 
 def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _WHOLE_FILE)
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 def _pulse(data: bytes) -> Pulse | None:

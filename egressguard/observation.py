@@ -8,9 +8,11 @@ from pathlib import Path
 
 from egressguard import heartbeat
 from egressguard.boot import boot_id, now_s
+from egressguard.config import Site
+from egressguard.core import plan, policy
 from egressguard.core.attempts import Sample
-from egressguard.core.documents import Report
-from egressguard.core.errors import DatabaseError, ExchangeError
+from egressguard.core.documents import Bulletin, Report
+from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
 from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
@@ -20,62 +22,79 @@ from egressguard.core.verdict import Verdict
 from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Pulse
-from egressguard.kernel import Netfilter, incarnation
+from egressguard.kernel import Netfilter, Ruleset
 
 
-def observe(settings: Settings) -> Observation:
+def observe(site: Site) -> Observation:
     """The state of this router now. Raises KernelError when the kernel cannot be asked."""
+    settings = site.settings
     runs, pulse = heartbeat.read(Path(settings.runtime_directory))
     faults = dict(pulse.faults) if pulse is not None and runs else {}
-    verdicts, fingerprint = _history(settings, faults)
     kernel = Netfilter()
     try:
+        verdicts = _verdicts(settings, faults)
+        reports = _exchange(settings, pulse, verdicts, faults)
         return Observation(
-            now_s=now_s(), settings=settings, table=_table(kernel, fingerprint),
+            now_s=now_s(), settings=settings, table=_table(kernel, site, faults),
             interfaces=kernel.interfaces(), daemon_runs=runs,
             round_at_s=pulse.at_s if pulse is not None else None,
-            verdicts=verdicts, reports=_reports(settings, pulse, faults), faults=faults)
+            verdicts=verdicts, reports=reports, faults=faults)
     finally:
         kernel.close()
 
 
-def _history(settings: Settings, faults: dict[str, str]) -> tuple[dict[Host, Verdict], str | None]:
+def _verdicts(settings: Settings, faults: dict[str, str]) -> dict[Host, Verdict]:
     path = Path(settings.database)
     if not path.exists():
-        return {}, None
+        return {}
     try:
         database = Database(path, boot_id(), read_only=True)
         try:
-            return database.verdicts(now_s()), database.meta("fingerprint")
+            return database.verdicts(now_s())
         finally:
             database.close()
     except DatabaseError as error:
         faults["database"] = str(error)
-        return {}, None
+        return {}
 
 
-def _table(kernel: Netfilter, fingerprint: str | None) -> Table | None:
+def _table(kernel: Netfilter, site: Site, faults: dict[str, str]) -> Table | None:
     ruleset = kernel.ruleset()
     if ruleset is None:
         return None
-    ours = VERSION_CHAIN in ruleset.chains
     at_s = now_s()
-    known = fingerprint.split() if fingerprint else []
-    same_table = known[:1] == [incarnation(boot_id(), ruleset)]
+    if VERSION_CHAIN not in ruleset.chains:
+        return Table(ruleset.chains, ruleset.hooks, ruleset.dormant, False, (),
+                     {name: frozenset() for name in CONFIGURED}, Sample(at_s))
+    sets = kernel.sets()
     return Table(
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,
-        intact=known[1:] == [ruleset.fingerprint] if same_table else None,
-        sets=kernel.sets() if ours else {name: frozenset() for name in CONFIGURED},
-        sample=kernel.sample(at_s) if ours else Sample(at_s),
-        leases=kernel.leases() if ours else {}, sender_macs=kernel.sender_macs() if ours else {})
+        intact=_intact(kernel, site, ruleset, faults),
+        changes=plan.diff(sets, policy.desired(site.settings, site.uids)), sets=sets,
+        sample=kernel.sample(at_s), leases=kernel.leases(), sender_macs=kernel.sender_macs())
 
 
-def _reports(settings: Settings, pulse: Pulse | None, faults: dict[str, str]) -> dict[str, Lease[Report]]:
-    """The relays' reports; when each was first seen is known to the daemon alone."""
+def _intact(kernel: Netfilter, site: Site, found: Ruleset, faults: dict[str, str]) -> bool | None:
+    try:
+        return found.fingerprint == kernel.expected(site.rules).fingerprint
+    except KernelError as error:
+        faults["rules"] = str(error)
+        return None
+
+
+def _exchange(settings: Settings, pulse: Pulse | None, verdicts: dict[Host, Verdict],
+              faults: dict[str, str]) -> dict[str, Lease[Report]]:
+    """The relays' reports; when each was first seen is known to the daemon alone.
+
+    Adds to `verdicts` what this router has told the relays and its database does not know.
+    """
     received = pulse.reports if pulse is not None else {}
     try:
-        exchange = open_exchange(settings.exchange)
+        exchange = open_exchange(settings.exchange, read_only=True)
         try:
+            for bulletin in exchange.bulletins():
+                if bulletin.origin.name == settings.router:
+                    _add_published(bulletin, settings, verdicts)
             return {report.origin.name: Lease(report, received.get(report.origin.name, float("-inf")))
                     for report in exchange.reports()}
         finally:
@@ -83,3 +102,11 @@ def _reports(settings: Settings, pulse: Pulse | None, faults: dict[str, str]) ->
     except ExchangeError as error:
         faults["exchange"] = str(error)
         return {}
+
+
+def _add_published(bulletin: Bulletin, settings: Settings, verdicts: dict[Host, Verdict]) -> None:
+    machine_of = settings.machine_of()
+    for key, state in bulletin.verdicts.items():
+        host = machine_of.get(key, key)
+        if host not in verdicts or verdicts[host].state.rank < state.rank:
+            verdicts[host] = Verdict(host, state, 0.0, now_s(), now_s(), why="published, not recorded")

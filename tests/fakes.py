@@ -29,6 +29,7 @@ class FakeKernel:
     def __init__(self) -> None:
         self.made = 0
         self.fails: str | None = None
+        self.damaged = False
         self.loads: list[str] = []
         self.flush()
 
@@ -82,15 +83,29 @@ class FakeKernel:
         return Totals(blocked=count, attempts=count)
 
     def sample(self, now_s: float) -> Sample:
-        return Sample(now_s, self.totals(), dict(self.attempts), dict(self.destinations))
+        return Sample(now_s, self.totals(), dict(self.attempts), {}, dict(self.destinations))
 
-    def load(self, rules: Path, changes: Changes) -> None:
+    def expected(self, rules: Path) -> Ruleset:
+        return self._whole()
+
+    def _whole(self) -> Ruleset:
+        hooks = {"egress_forward": "forward -10 1", "egress_output": "output -10 1"}
+        return Ruleset(self.made, False, frozenset({VERSION_CHAIN}), hooks, "whole")
+
+    def rebuild(self, rules: Path, changes: Changes) -> None:
+        self.flush()
+        self.damaged = False
+        self.load(rules, None, changes)
+
+    def load(self, rules: Path, have: Ruleset | None, changes: Changes) -> None:
         self._check()
+        if self.damaged:
+            raise KernelError("a set was made anew with another type")
         self.loads.append(rules.name)
         if self.table is None:
             self.made += 1
             self.elements["smtp_ports"] = self.elements["blocked_ports"] = SMTP_PORTS
-        self.table = Ruleset(self.made, False, frozenset({VERSION_CHAIN}), {"egress_forward": "forward", "egress_output": "output"}, "whole")
+        self.table = self._whole()
         self.apply(changes)
         self.number += 1
 

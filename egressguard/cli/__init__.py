@@ -4,7 +4,9 @@ Exit code 4 means that the command could not do its work, so that it cannot be m
 `status` (0 to 3).
 """
 
+import io
 import sys
+import traceback
 from pathlib import Path
 
 import click
@@ -64,7 +66,7 @@ def status(config: Path, as_json: bool) -> None:
     """
     from egressguard.observation import observe
 
-    seen = observe(read_site(config).settings)
+    seen = observe(read_site(config))
     found = findings(seen)
     if as_json:
         click.echo(status_view.status_json(seen, found))
@@ -84,7 +86,7 @@ def hosts(would_block: bool, config: Path, as_json: bool) -> None:
     """
     from egressguard.observation import observe
 
-    seen = observe(read_site(config).settings)
+    seen = observe(read_site(config))
     listed = [h for h in standings(seen, everyone=not would_block) if h.attempts or not would_block]
     if as_json:
         click.echo(status_view.hosts_json(seen, listed))
@@ -175,6 +177,9 @@ cli.add_command(mta_config)
 
 def main() -> None:
     """The entry point `egressguard`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an ASCII terminal must not end in a traceback
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -185,5 +190,9 @@ def main() -> None:
     except EgressguardError as error:
         for line in str(error).splitlines():
             click.echo(f"egressguard: {line}", err=True)
+        code = FAILED
+    except Exception:  # its exit code would be 1, which says that a host is compromised
+        traceback.print_exc()
+        click.echo("egressguard: this is a defect in egressguard; please report it", err=True)
         code = FAILED
     sys.exit(code)

@@ -33,7 +33,9 @@ WORDS = {Health.HEALTHY: "healthy", Health.COMPROMISED: "a host is compromised",
 
 
 def mode_of(seen: Observation) -> str:
-    """What the kernel does now: enforce, observe, observe in one family only, or nothing."""
+    """What the kernel does now: enforce, observe, observe in one family only, opened, nothing; or unknown,
+    when its rules are not ours, or let more through than they should.
+    """
     if enforces(seen.table):
         return "enforce"
     observed = seen.table.sets["observed_family"] if seen.table is not None else frozenset()
@@ -41,7 +43,9 @@ def mode_of(seen: Observation) -> str:
         return "observe"
     if seen.table is not None and opened_s(seen.table):
         return "opened"
-    return "observe in part" if observed else "none"
+    if observed:
+        return "observe in part"
+    return "none" if seen.table is None or seen.table.dormant else "unknown"
 
 
 def status_json(seen: Observation, found: list[Finding]) -> str:
@@ -168,7 +172,7 @@ def _senders_by_name(seen: Observation) -> dict[tuple[str, str], list[str]]:
 def _rules(seen: Observation) -> str:
     if seen.table is None:
         return "not loaded"
-    return {True: "intact", False: "EDITED", None: "loaded by another"}[seen.table.intact]
+    return {True: "intact", False: "EDITED", None: "not compared"}[seen.table.intact]
 
 
 def _daemon(seen: Observation) -> str:

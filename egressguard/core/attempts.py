@@ -1,9 +1,9 @@
 """From cumulative kernel counters to attempts: what happened between two samples.
 
-Two facts of the kernel shape this file. A smaller value is a new incarnation of the counter, never
-a negative number of attempts. And a dump of a set that grows meanwhile can miss elements, so absent
-does not mean gone: an element is forgotten only after `MEMORY_S` without being seen, which is longer
-than any element of rules/ lives untouched.
+Three facts of the kernel shape this file. A smaller value is a new incarnation of the counter, never a
+negative number of attempts. A dump of a set that grows meanwhile can miss elements, so absent does not mean
+gone. And an element with a timeout that has not been seen for as long as it lives is gone, so what stands
+in its place is new, even with the same value.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from egressguard.core.hosts import Host
+from egressguard.core.ruleset import DESTINATION_LIFETIME_S, STRANGER_LIFETIME_S
 
-MEMORY_S = 2 * 3600.0
+# A destination that comes again within this time is not new, although its element was gone meanwhile.
+REMEMBER_DESTINATION_S = 3600.0
 
 Destination = str
+Pair = tuple[Host, Destination]
 K = TypeVar("K")
 
 
@@ -27,6 +30,7 @@ class Totals:
     quarantined: int = 0
     spoofed: int = 0
     odd: int = 0
+    tunneled: int = 0
     overflow: int = 0
     fanout_overflow: int = 0
     mac_overflow: int = 0
@@ -36,15 +40,21 @@ class Totals:
 class Sample:
     """One reading of the kernel at `at_s` (monotonic seconds): cumulative, never reset.
 
-    `attempts` counts per host, `destinations` per host and outside destination; `macs` are the link-layer
-    addresses that a host's attempts came from within the last hour.
+    `inventory` and `strangers` count per host, `destinations` per host and outside destination; `macs` are
+    the link-layer addresses that a host's attempts came from within the last hour.
     """
 
     at_s: float
     totals: Totals = field(default_factory=Totals)
-    attempts: Mapping[Host, int] = field(default_factory=dict)
+    inventory: Mapping[Host, int] = field(default_factory=dict)
+    strangers: Mapping[Host, int] = field(default_factory=dict)
     destinations: Mapping[tuple[Host, Destination], int] = field(default_factory=dict)
     macs: Mapping[Host, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def attempts(self) -> dict[Host, int]:
+        """Attempts of every host, of the inventory or not."""
+        return {**self.strangers, **self.inventory}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +69,53 @@ class Seen:
 class Baseline:
     """What the counters said when they were last seen; the next sample is compared with it."""
 
-    attempts: Mapping[Host, Seen] = field(default_factory=dict)
-    destinations: Mapping[tuple[Host, Destination], Seen] = field(default_factory=dict)
+    inventory: Mapping[Host, Seen] = field(default_factory=dict)
+    strangers: Mapping[Host, Seen] = field(default_factory=dict)
+    destinations: Mapping[Pair, Seen] = field(default_factory=dict)
+    fanout_overflow: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """One host's attempts between two samples, and the destinations that were new to it."""
+    """One host's attempts between two samples: to destinations that are new to it, to known ones, and to
+    ones that had no room in the kernel's sets, so that nobody knows.
+    """
 
     count: int
     new_destinations: tuple[Destination, ...] = ()
+    unknown: int = 0
 
 
 def between(baseline: Baseline, sample: Sample) -> dict[Host, Attempts]:
     """Each host's attempts since `baseline`; hosts without any are absent."""
+    new, recorded = _destinations(baseline, sample)
+    full = sample.totals.fanout_overflow > baseline.fanout_overflow
+    result: dict[Host, Attempts] = {}
+    for seen, counts, lifetime_s in ((baseline.strangers, sample.strangers, STRANGER_LIFETIME_S),
+                                     (baseline.inventory, sample.inventory, float("inf"))):
+        for host, count in counts.items():
+            added = increase(_living(seen.get(host), sample.at_s, lifetime_s), count)
+            if added:
+                unknown = max(0, added - recorded.get(host, 0)) if full else 0
+                result[host] = Attempts(added, tuple(new.get(host, ())), unknown)
+    return result
+
+
+def _destinations(baseline: Baseline, sample: Sample
+                  ) -> tuple[dict[Host, list[Destination]], dict[Host, int]]:
+    """The new destinations of each host, and how many of its attempts went to any that is recorded."""
     new: dict[Host, list[Destination]] = {}
-    for pair in sample.destinations:
+    recorded: dict[Host, int] = {}
+    for pair, count in sample.destinations.items():
+        old = _living(baseline.destinations.get(pair), sample.at_s, DESTINATION_LIFETIME_S)
         if pair not in baseline.destinations:
             new.setdefault(pair[0], []).append(pair[1])
-    result: dict[Host, Attempts] = {}
-    for host, count in sample.attempts.items():
-        added = increase(baseline.attempts.get(host), count)
-        if added:
-            result[host] = Attempts(added, tuple(new.get(host, ())))
-    return result
+        recorded[pair[0]] = recorded.get(pair[0], 0) + increase(old, count)
+    return new, recorded
+
+
+def _living(seen: Seen | None, now_s: float, lifetime_s: float) -> Seen | None:
+    return seen if seen is not None and now_s - seen.at_s < lifetime_s else None
 
 
 def joined(evidence: Mapping[Host, Attempts], machine_of: Mapping[Host, Host]) -> dict[Host, Attempts]:
@@ -91,7 +124,8 @@ def joined(evidence: Mapping[Host, Attempts], machine_of: Mapping[Host, Host]) -
     for key, found in evidence.items():
         host = machine_of.get(key, key)
         old = result.get(host, Attempts(0))
-        result[host] = Attempts(old.count + found.count, old.new_destinations + found.new_destinations)
+        result[host] = Attempts(old.count + found.count, old.new_destinations + found.new_destinations,
+                                old.unknown + found.unknown)
     return result
 
 
@@ -102,11 +136,14 @@ def increase(seen: Seen | None, count: int) -> int:
 
 def advance(baseline: Baseline, sample: Sample) -> Baseline:
     """The baseline for the next sample: this one's values, and what it did not show but may still be."""
-    return Baseline(_merge(baseline.attempts, sample.attempts, sample.at_s),
-                    _merge(baseline.destinations, sample.destinations, sample.at_s))
+    at_s = sample.at_s
+    return Baseline(_merged(baseline.inventory, sample.inventory, at_s, float("inf")),
+                    _merged(baseline.strangers, sample.strangers, at_s, STRANGER_LIFETIME_S),
+                    _merged(baseline.destinations, sample.destinations, at_s, REMEMBER_DESTINATION_S),
+                    sample.totals.fanout_overflow)
 
 
-def _merge(old: Mapping[K, Seen], counts: Mapping[K, int], now_s: float) -> dict[K, Seen]:
-    merged = {key: seen for key, seen in old.items() if now_s - seen.at_s < MEMORY_S}
+def _merged(old: Mapping[K, Seen], counts: Mapping[K, int], now_s: float, lifetime_s: float) -> dict[K, Seen]:
+    merged = {key: seen for key, seen in old.items() if now_s - seen.at_s < lifetime_s}
     merged.update((key, Seen(count, now_s)) for key, count in counts.items())
     return merged

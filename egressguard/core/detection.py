@@ -6,6 +6,10 @@ repeats, a misrouted MTA or a misconfigured application mostly does, so an attem
 how much likelier it is under the first than under the second. The sum never falls below zero: a bot that
 moves into a long-clean host must not have to work off the host's good past first (Page 1954). It halves
 every half-life, and Wald's bounds for the configured error rates decide.
+
+Repetitions cancel at most half of what new destinations have added. A bot could otherwise wash its verdict
+away by connecting to one address again and again; so a verdict falls with time and with nothing else. What
+nobody could record, because a set was full, counts as new: whoever fills a set must not profit.
 """
 
 import math
@@ -16,6 +20,8 @@ from egressguard.core.attempts import Attempts
 from egressguard.core.hosts import Host
 from egressguard.core.settings import Detection
 from egressguard.core.verdict import State, Verdict
+
+CANCELLED_AT_MOST = 0.5  # so that the hysteresis of state_of() holds a verdict against any repetition
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,8 @@ def judge(previous: Mapping[Host, Verdict], evidence: Mapping[Host, Attempts],
 
 def _decayed(verdict: Verdict, detection: Detection, now_s: float) -> Verdict:
     elapsed_s = max(0.0, now_s - verdict.at_s)
-    return replace(verdict, at_s=now_s,
-                   score=float(verdict.score * 0.5 ** (elapsed_s / detection.half_life_s)))
+    rest = float(0.5 ** (elapsed_s / detection.half_life_s))
+    return replace(verdict, at_s=now_s, score=verdict.score * rest, against=verdict.against * rest)
 
 
 def _judge_host(old: Verdict, attempts: Attempts | None, w: Weights, now_s: float) -> Verdict:
@@ -66,26 +72,27 @@ def _judge_host(old: Verdict, attempts: Attempts | None, w: Weights, now_s: floa
         state = state_of(old.score, old.state, w)
         return old if state is old.state else replace(old, state=state, since_s=now_s,
                                                       why="no further attempts, the score decayed")
-    new = min(len(attempts.new_destinations), attempts.count)
-    repeated = attempts.count - new
-    # New destinations first: the order within one round is unknown, and this one forgets least.
-    peak = min(old.score + new * w.new, 2 * w.compromised)
-    score = max(0.0, peak + repeated * w.repeated)
-    # Each observation is tested, so the bound counts where the sum passed it, not where it ended.
-    state = max(state_of(peak, old.state, w), state_of(score, old.state, w), key=lambda s: s.rank)
+    new = min(len(attempts.new_destinations) + attempts.unknown, attempts.count)
+    gained = min(old.score + old.against + new * w.new, 2 * w.compromised)
+    against = min(old.against - (attempts.count - new) * w.repeated, gained * CANCELLED_AT_MOST)
+    score = gained - against
+    state = state_of(score, old.state, w)
     return replace(
-        old, score=score, state=state, attempts=old.attempts + attempts.count,
-        since_s=old.since_s if state is old.state else now_s,
-        why=f"{attempts.count} attempts, {new} of them to new destinations",
-    )
+        old, score=score, against=against, state=state, attempts=old.attempts + attempts.count,
+        since_s=old.since_s if state is old.state else now_s, why=_why(attempts, new))
+
+
+def _why(attempts: Attempts, new: int) -> str:
+    unknown = f", {attempts.unknown} of these not recorded" if attempts.unknown else ""
+    return f"{attempts.count} attempts, {new} of them to new destinations{unknown}"
 
 
 def state_of(score: float, before: State, w: Weights) -> State:
-    """The state for a score: a bound must be reached to rise; to fall, half of it must be left behind.
+    """The state for a score: a bound must be reached to rise; to fall, it must be below half of it.
 
     Without that hysteresis a host near a bound would flap with every decay.
     """
     for state, bound in ((State.COMPROMISED, w.compromised), (State.SUSPECT, w.suspect)):
-        if score >= bound or (before.rank >= state.rank and score > bound / 2):
+        if score >= bound or (before.rank >= state.rank and score >= bound / 2):
             return state
     return State.CLEAN

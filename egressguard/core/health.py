@@ -12,9 +12,9 @@ from egressguard.core.attempts import Sample
 from egressguard.core.documents import Report
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Leases as SignalLeases
+from egressguard.core.plan import Changes, too_loose
 from egressguard.core.ruleset import (
     ALL_FAMILIES,
-    BASE_CHAINS,
     SMTP_PORTS,
     VERSION_CHAIN,
     Leases,
@@ -43,6 +43,7 @@ class Table:
     hooks: dict[str, str]
     dormant: bool
     intact: bool | None
+    changes: Changes
     sets: Sets
     sample: Sample
     leases: Leases = field(default_factory=dict)
@@ -91,9 +92,9 @@ def health(found: list[Finding]) -> Health:
 
 
 def enforces(table: Table | None) -> bool:
-    """Whether the kernel refuses direct SMTP now, as far as the table tells."""
-    return (table is not None and not list(_gaps(table)) and not table.sets["observed_family"]
-            and not opened_s(table))
+    """Whether the kernel refuses direct SMTP now. What cannot be known is not claimed."""
+    return (table is not None and table.intact is True and not list(_gaps(table))
+            and not table.sets["observed_family"] and not opened_s(table))
 
 
 def opened_s(table: Table) -> float:
@@ -154,12 +155,15 @@ def _gaps(table: Table) -> Iterator[str]:
         yield f"the table in the kernel is another version's (no chain {VERSION_CHAIN})"
     if table.dormant:
         yield "the table is dormant: its hooks are switched off"
-    for chain, hook in BASE_CHAINS.items():
-        if table.hooks.get(chain) != hook:
-            yield f"chain {chain} does not hang in the {hook} hook"
     for name in ("smtp_ports", "blocked_ports"):
         if not table.sets[name] >= SMTP_PORTS:
             yield f"set {name} does not hold port 25"
+    if table.intact is False:
+        yield "the rules in the kernel are not those of the rules file: what they let through is unknown"
+    loose = too_loose(table.changes)
+    if loose:
+        yield (f"more is let through than the configuration says: {', '.join(loose)} differ "
+               "(`egressguard plan` shows how)")
 
 
 def _enforcement(seen: Observation) -> Iterator[Finding]:
@@ -196,10 +200,12 @@ def _daemon(seen: Observation) -> Iterator[Finding]:
 def _kernel(seen: Observation) -> Iterator[Finding]:
     if seen.table is None:
         return
-    if seen.table.intact is not True:
-        yield Finding(Health.DEGRADED, "the rules are not the ones that egressguard loaded"
-                      if seen.table.intact is False else "nobody knows whether the rules are whole: "
-                      "egressguard has not loaded them")
+    if seen.table.intact is None:
+        yield Finding(Health.DEGRADED, "the rules could not be compared with the rules file")
+    others = {change.set_name for change in seen.table.changes} - set(too_loose(seen.table.changes))
+    if others:
+        yield Finding(Health.DEGRADED, f"set {', '.join(sorted(others))} is not as configured "
+                      "(`egressguard plan` shows how)")
     yield from _macs(seen.table, seen.settings)
     totals = seen.table.sample.totals
     if totals.overflow or totals.fanout_overflow:
@@ -207,7 +213,13 @@ def _kernel(seen: Observation) -> Iterator[Finding]:
                       f"host, {totals.fanout_overflow} without their destination (blocked all the same)")
     for name, in sorted(seen.table.sets["inside_if"]):
         if name not in seen.interfaces:
-            yield Finding(Health.DEGRADED, f"inside interface {name} does not exist")
+            yield Finding(Health.DEGRADED, f"inside interface {name} does not exist{_cut_off(name, seen)}")
+
+
+def _cut_off(interface: str, seen: Observation) -> str:
+    senders = [s.name for s in seen.settings.sender
+               if any(interface in seen.settings.interfaces_of(a) for a in s.addresses)]
+    return f": cut off behind it: {', '.join(senders)}" if senders else ""
 
 
 def _macs(table: Table, settings: Settings) -> Iterator[Finding]:
@@ -218,8 +230,8 @@ def _macs(table: Table, settings: Settings) -> Iterator[Finding]:
                           f"an hour: {', '.join(sorted(macs))}; a neighbour may be forging it")
     for host, macs in sorted(table.sample.macs.items()):
         if len(macs) > 1:
-            yield Finding(Health.DEGRADED, f"attempts of {host} came from {len(macs)} MAC addresses within an "
-                          f"hour: {', '.join(sorted(macs))}; a neighbour may be framing it")
+            yield Finding(Health.DEGRADED, f"attempts of {host} came from {len(macs)} MAC addresses within "
+                          f"an hour: {', '.join(sorted(macs))}; a neighbour may be framing it")
 
 
 def _exchange(seen: Observation) -> Iterator[Finding]:

@@ -53,6 +53,19 @@ def lease_diff(have: Leases, want: Leases) -> Changes:
     return tuple(changes)
 
 
+# Sets whose surplus elements let more through, and sets whose missing elements do.
+LOOSENING = frozenset({"inside_if", "allow4", "allow6", "allow_mac4", "allow_mac6", "own_uid", "own_to4",
+                       "own_to6", "group_observe4", "group_observe6", "observed_family"})
+TIGHTENING = frozenset({"smtp_ports", "blocked_ports", "group_enforce4", "group_enforce6", "guarded_output"})
+
+
+def too_loose(changes: Changes) -> list[str]:
+    """The sets in which the kernel lets more through than it would after `changes`."""
+    return [change.set_name for change in changes
+            if (change.removed and change.set_name in LOOSENING)
+            or (change.added and change.set_name in TIGHTENING)]
+
+
 def transaction(changes: Changes) -> str:
     """`changes` as text for `nft -f`; the empty string when there is nothing to do."""
     return "".join(f"{line}\n" for change in changes for line in _lines(change))

@@ -10,7 +10,6 @@ from typing import Literal
 FAMILY = "inet"
 TABLE = "egressguard"
 VERSION_CHAIN = "ruleset_v1"  # an empty chain; another version's rules are refused, never edited
-BASE_CHAINS = {"egress_forward": "forward", "egress_output": "output"}
 
 FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
                     "inet_service", "uid"]
@@ -53,12 +52,16 @@ LEASED: dict[str, Fields] = {
 }
 
 # Attempts per host, and attempts per host and destination; strangers are hosts outside the inventory.
-ATTEMPTS: dict[str, Fields] = {
+INVENTORY: dict[str, Fields] = {
     "known4": ("ipv4_addr",),
     "known6": ("ipv6_addr",),
+}
+STRANGERS: dict[str, Fields] = {
     "stranger4": ("ipv4_addr",),
     "stranger6": ("ipv6_addr",),
 }
+STRANGER_LIFETIME_S = 3600.0  # the timeouts in rules/: an element that was not seen for so long is gone
+DESTINATION_LIFETIME_S = 600.0
 DESTINATIONS: dict[str, Fields] = {
     "fanout4": ("ipv4_addr", "ipv4_addr"),
     "fanout6": ("ipv6_addr", "ipv6_addr"),

@@ -32,8 +32,8 @@ class Tier(StrEnum):
 class Verdict:
     """A host's standing at `at_s` (monotonic seconds).
 
-    `score` is the log-odds sum of detection.py, `since_s` when `state` was reached,
-    `attempts` what the router has counted for the host, ever.
+    `score` is what speaks for a compromise less what speaks `against` it, in log-odds (detection.py);
+    `since_s` is when `state` was reached, `attempts` what the router has counted for the host, ever.
     """
 
     host: Host
@@ -43,6 +43,7 @@ class Verdict:
     at_s: float
     attempts: int = 0
     why: str = ""
+    against: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

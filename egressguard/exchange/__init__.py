@@ -36,11 +36,11 @@ class Exchange(Protocol):
         """Lets go of the place; what was left stays."""
 
 
-def open_exchange(url: str) -> Exchange:
-    """The exchange at `url` (`sqlite:/absolute/path`), made if it does not exist yet."""
+def open_exchange(url: str, *, read_only: bool = False) -> Exchange:
+    """The exchange at `url` (`sqlite:/absolute/path`), made if it does not exist yet, unless `read_only`."""
     from egressguard.exchange.sqlite import SqliteExchange
 
     try:
-        return SqliteExchange(Path(sqlite_path(url)))
+        return SqliteExchange(Path(sqlite_path(url)), read_only=read_only)
     except ValueError as error:
         raise ExchangeError(f"exchange: {error}") from None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from egressguard.core.documents import (
     Bulletin,
@@ -30,25 +31,31 @@ D = TypeVar("D")
 class SqliteExchange:
     """See `egressguard.exchange.Exchange`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.damaged = 0
         self._path = path
         self._lock = threading.Lock()
         self._version: int | None = None
         with self._translated():
-            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None,
+            if not read_only:
+                path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
+            url = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
+            self._db = sqlite3.connect(url, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
                                        check_same_thread=False)
             try:
-                self._prepare()
+                self._prepare(read_only)
+                self._inode = path.stat().st_ino
             except BaseException:
                 self._db.close()
                 raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, read_only: bool) -> None:
         schema = self._db.execute("PRAGMA user_version").fetchone()[0]
         if schema > SCHEMA:
             raise ExchangeError(f"exchange {self._path}: written by a later egressguard "
                                 f"(schema {schema}, this one knows {SCHEMA}); upgrade this side")
+        if read_only:
+            return
         self._db.execute("PRAGMA journal_mode = WAL")
         # Soft state: every document is written anew within its lifetime, a lost last one costs freshness.
         self._db.execute("PRAGMA synchronous = OFF")
@@ -76,9 +83,15 @@ class SqliteExchange:
     def changed(self) -> bool:
         """Whether another connection has written since the last call (PRAGMA data_version)."""
         with self._translated():
+            self._check_inode()
             version = self._db.execute("PRAGMA data_version").fetchone()[0]
         before, self._version = self._version, version
         return bool(before != version)
+
+    def _check_inode(self) -> None:
+        """An open SQLite file goes on working after it was deleted, but nobody else sees it any more."""
+        if self._path.stat().st_ino != self._inode:
+            raise ExchangeError(f"exchange {self._path}: was replaced by another file")
 
     def close(self) -> None:
         """Closes the file."""

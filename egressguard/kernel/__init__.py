@@ -9,12 +9,16 @@ from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes, transaction
 from egressguard.core.ruleset import (
     ATTEMPT_MACS,
-    ATTEMPTS,
     CONFIGURED,
     DESTINATIONS,
+    FAMILY,
+    INVENTORY,
     LEASED,
     SENDER_MACS,
+    STRANGERS,
+    TABLE,
     VERSION_CHAIN,
+    Element,
     Fields,
     Leases,
     Sets,
@@ -22,6 +26,7 @@ from egressguard.core.ruleset import (
 from egressguard.kernel import links, nft
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset
+from egressguard.kernel.scratch import expected_ruleset
 from egressguard.kernel.sets import host_text, read_counters, read_elements, read_leases
 
 __all__ = ["Kernel", "Netfilter", "NoSuchEntry", "Ruleset", "incarnation"]
@@ -51,8 +56,14 @@ class Kernel(Protocol):
     def sample(self, now_s: float) -> Sample:
         """All counters: per host, and per host and destination."""
 
-    def load(self, rules: Path, changes: Changes) -> None:
-        """Loads the rules file, again if it is loaded, and applies `changes` in the same transaction."""
+    def expected(self, rules: Path) -> Ruleset:
+        """The table that the rules file makes."""
+
+    def load(self, rules: Path, have: Ruleset | None, changes: Changes) -> None:
+        """Loads the rules file over the table `have`, and applies `changes` in the same transaction."""
+
+    def rebuild(self, rules: Path, changes: Changes) -> None:
+        """Puts a new table in place of the one that is there, whose counters and leases are lost."""
 
     def apply(self, changes: Changes) -> None:
         """Applies `changes` in one transaction; does nothing when there are none."""
@@ -82,12 +93,24 @@ class Netfilter:
 
     def sets(self) -> Sets:
         """The elements of the configured sets."""
-        return {name: frozenset(read_elements(self._netlink, name, fields))
-                for name, fields in CONFIGURED.items()}
+        return {name: frozenset(self._elements(name, fields)) for name, fields in CONFIGURED.items()}
+
+    def _elements(self, name: str, fields: Fields) -> dict[Element, int]:
+        """A set that somebody has deleted is empty: loading the rules makes it again."""
+        try:
+            return read_elements(self._netlink, name, fields)
+        except NoSuchEntry:
+            return {}
 
     def leases(self) -> Leases:
         """The elements of the leased sets, with the seconds that each has left."""
-        return {name: read_leases(self._netlink, name, fields) for name, fields in LEASED.items()}
+        leases: Leases = {}
+        for name, fields in LEASED.items():
+            try:
+                leases[name] = read_leases(self._netlink, name, fields)
+            except NoSuchEntry:
+                leases[name] = {}
+        return leases
 
     def sender_macs(self) -> dict[str, frozenset[str]]:
         """The MACs that each sender's address has come from within the last hour."""
@@ -96,7 +119,7 @@ class Netfilter:
     def _macs(self, sets: dict[str, Fields]) -> dict[str, frozenset[str]]:
         found: dict[str, set[str]] = {}
         for name, fields in sets.items():
-            for address, mac in read_elements(self._netlink, name, fields):
+            for address, mac in self._elements(name, fields):
                 found.setdefault(address, set()).add(mac)
         return {address: frozenset(macs) for address, macs in found.items()}
 
@@ -112,25 +135,35 @@ class Netfilter:
         destination already known, never a destination that is missing.
         """
         totals = self.totals()
-        attempts = {Host(host_text(element)): count
-                    for name, fields in ATTEMPTS.items()
-                    for element, count in read_elements(self._netlink, name, fields).items()}
+        inventory, strangers = self._counts(INVENTORY), self._counts(STRANGERS)
         destinations = {(Host(host_text(element)), element[1]): count
                         for name, fields in DESTINATIONS.items()
-                        for element, count in read_elements(self._netlink, name, fields).items()}
+                        for element, count in self._elements(name, fields).items()}
         macs = {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
-        return Sample(now_s, totals, attempts, destinations, macs)
+        return Sample(now_s, totals, inventory, strangers, destinations, macs)
 
-    def load(self, rules: Path, changes: Changes) -> None:
-        """Loads the rules file, again if it is loaded, and applies `changes` in the same transaction."""
-        try:
-            text = rules.read_text("utf-8")
-        except OSError as error:
-            raise KernelError(f"rules {rules}: cannot be read: {error.strerror}") from error
-        if f"chain {VERSION_CHAIN} " not in text:
-            raise KernelError(f"rules {rules}: lacks chain {VERSION_CHAIN}; use the rules that belong to "
-                              "this version of egressguard")
-        nft.apply(text + transaction(changes), f"loading {rules}")
+    def _counts(self, sets: dict[str, Fields]) -> dict[Host, int]:
+        return {Host(host_text(element)): count for name, fields in sets.items()
+                for element, count in self._elements(name, fields).items()}
+
+    def expected(self, rules: Path) -> Ruleset:
+        """The table that the rules file makes."""
+        return expected_ruleset(rules, _text(rules))
+
+    def load(self, rules: Path, have: Ruleset | None, changes: Changes) -> None:
+        """Loads the rules file over the table `have`, and applies `changes` in the same transaction.
+
+        What the file does not have is removed: other chains, and base chains that hang elsewhere (the
+        kernel refuses to move one).
+        """
+        text = _text(rules)
+        removed = _misplaced(have, self.expected(rules)) if have is not None else ""
+        nft.apply(removed + text + transaction(changes), f"loading {rules}")
+
+    def rebuild(self, rules: Path, changes: Changes) -> None:
+        """Puts a new table in place of the one that is there, whose counters and leases are lost."""
+        nft.apply(f"delete table {FAMILY} {TABLE}\n{_text(rules)}{transaction(changes)}",
+                  f"loading {rules} in place of a damaged table")
 
     def apply(self, changes: Changes) -> None:
         """Applies `changes` in one transaction; does nothing when there are none."""
@@ -140,3 +173,30 @@ class Netfilter:
     def interfaces(self) -> frozenset[str]:
         """The names of the interfaces that exist."""
         return links.read_interfaces()
+
+
+def _text(rules: Path) -> str:
+    """The rules file. Raises KernelError if it cannot be read, is cut short, or is another version's."""
+    try:
+        text = rules.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise KernelError(f"rules {rules}: cannot be read: {reason}") from error
+    if f"chain {VERSION_CHAIN} " not in text:
+        raise KernelError(f"rules {rules}: do not end with chain {VERSION_CHAIN}: the file is cut short, or "
+                          "belongs to another version of egressguard")
+    return text
+
+
+def _misplaced(have: Ruleset, want: Ruleset) -> str:
+    """The transaction that removes chains that the rules do not have, or have elsewhere."""
+    foreign = sorted(have.chains - want.chains)
+    moved = sorted(name for name in have.chains & want.chains
+                   if have.hooks.get(name) != want.hooks.get(name))
+    every = sorted(have.chains)
+    if not foreign and not moved:
+        return ""
+    # A chain that is jumped to cannot be deleted: empty all of them first. The rules follow in the same
+    # transaction, so no packet meets an empty chain.
+    flushed = "".join(f"flush chain {FAMILY} {TABLE} {name}\n" for name in every)
+    return flushed + "".join(f"delete chain {FAMILY} {TABLE} {name}\n" for name in foreign + moved)

@@ -37,7 +37,8 @@ class Ruleset:
     """The table as the kernel has it.
 
     `handle` changes when the table is made anew, `dormant` means its hooks are switched off, `hooks`
-    maps its base chains to where they hang, `fingerprint` covers all its rules and base chains.
+    maps its base chains to where they hang (hook, priority, policy), `fingerprint` covers all its rules,
+    chains and hooks.
     """
 
     handle: int
@@ -74,8 +75,8 @@ def read_ruleset(netlink: Netlink) -> Ruleset | None:
         handle=struct.unpack(">Q", table[TABLE_HANDLE])[0],
         dormant=bool(_u32(table[TABLE_FLAGS]) & TABLE_DORMANT),
         chains=frozenset(chains),
-        hooks={name: hook.split()[0] for name, hook in hooks.items()},
-        fingerprint=_fingerprint(netlink, hooks),
+        hooks=hooks,
+        fingerprint=_fingerprint(netlink, chains),
     )
 
 
@@ -104,11 +105,13 @@ def _hook(chain: dict[int, memoryview]) -> str:
     return f"{name} {priority} {policy}"
 
 
-def _fingerprint(netlink: Netlink, hooks: dict[str, str]) -> str:
-    digest = hashlib.sha256(repr(sorted(hooks.items())).encode())
+def _fingerprint(netlink: Netlink, chains: dict[str, str]) -> str:
+    """A hash over chains and their rules. Chains come in the order in which they were made, which says
+    nothing; the rules within one come in theirs, which says everything."""
+    rules: dict[str, list[str]] = {name: [hook] for name, hook in chains.items()}
     for answer in netlink.dump(GETRULE, NFPROTO_INET, attribute(RULE_TABLE, TABLE), "reading rules"):
         found = dict(attributes(answer))
         if text(found[RULE_TABLE]) == TABLE:
-            digest.update(found[RULE_CHAIN])
-            digest.update(found.get(RULE_EXPRESSIONS, b""))
-    return digest.hexdigest()
+            expressions = bytes(found.get(RULE_EXPRESSIONS, b"")).hex()
+            rules.setdefault(text(found[RULE_CHAIN]), []).append(expressions)
+    return hashlib.sha256(repr(sorted(rules.items())).encode()).hexdigest()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address, summarize_address_range
 
+from egressguard.core.errors import KernelError
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH
 from egressguard.core.ruleset import TABLE, Element, Fields, FieldType
 from egressguard.kernel.netlink import (
@@ -87,7 +88,7 @@ def read_elements(netlink: Netlink, name: str, fields: Fields) -> dict[Element, 
     Raises NoSuchEntry when the table or the set is missing.
     """
     request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
-    decode = _decoder(fields)
+    decode = _decoder(name, fields)
     return {decode(key, end): packets
             for answer in netlink.dump(GETSETELEM, NFPROTO_INET, request, f"reading set {name}")
             for key, end, packets, _ in _elements(answer)}
@@ -96,7 +97,7 @@ def read_elements(netlink: Netlink, name: str, fields: Fields) -> dict[Element, 
 def read_leases(netlink: Netlink, name: str, fields: Fields) -> dict[Element, float]:
     """Every element of a set with the seconds that are left of its timeout (infinite without one)."""
     request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
-    decode = _decoder(fields)
+    decode = _decoder(name, fields)
     return {decode(key, end): left_s
             for answer in netlink.dump(GETSETELEM, NFPROTO_INET, request, f"reading set {name}")
             for key, end, _, left_s in _elements(answer)}
@@ -120,13 +121,25 @@ def read_counters(netlink: Netlink) -> dict[str, int]:
     return counters
 
 
-def _decoder(fields: Fields) -> Callable[[bytes, bytes], Element]:
+def _decoder(name: str, fields: Fields) -> Callable[[bytes, bytes], Element]:
+    """Turns a key into an element. Somebody may have made the set anew with other fields: say so."""
     slots, position = [], 0
     for kind in fields:
         size, convert = FIELDS[kind]
         slots.append((position, position + size, convert))
         position += -(-size // PADDED) * PADDED
-    return lambda key, end: tuple(convert(key[first:last], end[first:last]) for first, last, convert in slots)
+    length = position if len(fields) > 1 else slots[0][1]
+
+    def decode(key: bytes, end: bytes) -> Element:
+        if len(key) != length:
+            raise KernelError(f"set {name}: its elements have {len(key)} bytes, not {length}: somebody has "
+                              "made it anew with another type")
+        try:
+            return tuple(convert(key[first:last], end[first:last]) for first, last, convert in slots)
+        except ValueError as error:
+            raise KernelError(f"set {name}: an element is not what it should be: {error}") from error
+
+    return decode
 
 
 def _elements(answer: memoryview) -> Iterator[tuple[bytes, bytes, int, float]]:

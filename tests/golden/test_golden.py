@@ -31,8 +31,8 @@ def observation() -> Observation:
     settings = read_site(EXAMPLE).settings
     destinations = {(WEB2, f"203.0.113.{n}"): 1 for n in range(31)} | {(STRANGER, "203.0.113.1"): 7}
     sample = Sample(999.99, Totals(blocked=41, attempts=38, spoofed=2, odd=1),
-                    {WEB2: 31, STRANGER: 7, Host("198.51.100.11"): 0}, destinations)
-    table = Table(frozenset({VERSION_CHAIN}), {"egress_forward": "forward", "egress_output": "output"}, False, True, desired(settings), sample)
+                    {WEB2: 31, Host("198.51.100.11"): 0}, {STRANGER: 7}, destinations)
+    table = Table(frozenset({VERSION_CHAIN}), {"egress_forward": "forward -10 1"}, False, True, (), desired(settings), sample)
     clients = {WEB2: Client(Tier.TIGHTENED, 4, 4, 56), WEB2_IPV6: Client(Tier.TIGHTENED, 4, 0, 0)}
     verdicts = {WEB2: Verdict(WEB2, State.COMPROMISED, 13.8, 940.0, 980.0, 31, "31 attempts, 31 of them to new destinations")}
     return Observation(1000.0, settings, table, frozenset({"dmz", "web", "wan"}), True, 999.9, verdicts,

@@ -1,5 +1,7 @@
 """Bad input: one clear message with what, where and what would be right; a non-zero exit; the kernel untouched."""
 
+import json
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.deployment import PROGRAMS, Deployment
-from lab.namespaces import Namespace
+from lab.namespaces import Namespace, wait_until
 
 EGRESSGUARD = PROGRAMS / "egressguard"
 
@@ -36,7 +38,6 @@ MISTAKES = {
         "sender.0.addresses: 203.0.113.10 lies behind no inside interface", "192.0.2.0/26"]),
     "an interface name that is none": (replaced('"dmz"', '"dmz; flush ruleset"'), ["inside.0.interfaces", "no interface name"]),
     "a missing file": (lambda site: site.router_config.unlink(), ["egressguard.toml: cannot be read: No such file"]),
-    "a folder that does not exist": (replaced("router.db", "nowhere/router.db"), ["nowhere/router.db", "unable to open"]),
     "rules that are missing": (replaced('rules = ""', 'rules = "/nowhere"'), ["/nowhere/egressguard.nft: cannot be read"]),
     "an exchange of an unknown kind": (replaced("sqlite:", "carrier-pigeon:"), ["carrier-pigeon", "write sqlite:/absolute/path"]),
 }
@@ -128,24 +129,116 @@ def test_a_typo_on_the_command_line_is_not_mistaken_for_an_answer(site: Deployme
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("harm", "code", "words"), [
-    ("delete table inet egressguard", 3, "table is not in the kernel"),
-    ("add table inet egressguard { flags dormant; }", 3, "dormant"),
-    ("flush chain inet egressguard refuse", 2, "not the ones that egressguard loaded"),
-    ("insert rule inet egressguard egress_forward accept", 2, "not the ones that egressguard loaded"),
-    ("delete element inet egressguard smtp_ports { 25 }", 3, "does not hold port 25"),
-    ("add element inet egressguard observed_family { ipv6 }", 3, "mode observe for ipv6"),
-    ("flush chain inet egressguard egress_forward; delete chain inet egressguard egress_forward", 3, "does not hang"),
-])
-def test_status_without_the_daemon_tells_what_is_wrong_in_the_kernel(
-        site: Deployment, harm: str, code: int, words: str) -> None:
+HARMS = {
+    "delete table inet egressguard": "table is not in the kernel",
+    "add table inet egressguard { flags dormant; }": "dormant",
+    "flush table inet egressguard": "not those of the rules file",
+    "flush chain inet egressguard smtp": "not those of the rules file",
+    "flush chain inet egressguard refuse": "not those of the rules file",
+    "insert rule inet egressguard egress_forward accept": "not those of the rules file",
+    "add chain inet egressguard extra": "not those of the rules file",
+    "add chain inet egressguard extra { type nat hook prerouting priority dstnat; }; "
+    'add rule inet egressguard extra iifname "web" tcp dport 25 dnat ip to 203.0.113.2:2525': "not those of the rules file",
+    "add chain inet egressguard extra { type filter hook forward priority 0; policy drop; }": "not those of the rules file",
+    "flush chain inet egressguard egress_forward; delete chain inet egressguard egress_forward; add chain inet "
+    "egressguard egress_forward { type filter hook forward priority 300; }": "not those of the rules file",
+    "flush chain inet egressguard egress_forward; delete chain inet egressguard egress_forward": "not those of the rules file",
+    "delete element inet egressguard smtp_ports { 25 }": "does not hold port 25",
+    "add element inet egressguard observed_family { ipv6 }": "mode observe for ipv6",
+    'add element inet egressguard inside_if { "wan" }': "more is let through",
+    'add element inet egressguard allow4 { "web" . 198.51.100.12 }': "more is let through",
+    "flush table inet egressguard; delete set inet egressguard allow4": "not those of the rules file",
+    "flush table inet egressguard; delete set inet egressguard allow4; "
+    "add set inet egressguard allow4 { type ipv4_addr; }; "
+    "add element inet egressguard allow4 { 198.51.100.12 }": None,
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_status_tells_what_is_wrong_in_the_kernel_and_the_daemon_puts_it_right(site: Deployment, harm: str) -> None:
     router = site.start_router()
     router.terminate()
     router.wait(60)
     site.world.router.run(["nft", harm])
-    found, status = site.status()
-    assert found == code
-    assert words in status["findings"][0]["text"] if code == 3 else any(words in f["text"] for f in status["findings"])
+    done = site.egressguard("status", "--json")
+    assert "Traceback" not in done.stderr
+    words = HARMS[harm]
+    if words is None:
+        assert done.returncode == 4
+        assert "somebody has made it anew with another type" in done.stderr
+    else:
+        status = json.loads(done.stdout)
+        assert done.returncode == 3
+        assert status["mode"] != "enforce"
+        assert any(words in f["text"] for f in status["findings"])
     site.start_router()
-    wait = site.status()
-    assert wait[0] == 0, "the daemon puts it right at its start"
+    assert site.status()[0] == 0, "the daemon puts it right at its start"
+    site.world.router.run(["nft", harm])
+    wait_until(lambda: site.status()[0] == 0, "the repair while it runs")
+    assert "exposure" in site.egressguard("history").stdout
+
+
+def test_a_permitted_sender_that_is_missing_is_degraded(site: Deployment) -> None:
+    router = site.start_router()
+    router.kill()
+    site.world.router.run(["nft", "flush set inet egressguard allow4"])
+    code, status = site.status()
+    assert (code, status["mode"]) == (2, "enforce")
+    assert any("allow4 is not as configured" in f["text"] for f in status["findings"])
+
+
+def test_rules_that_are_cut_short_are_refused(site: Deployment, tmp_path: Path) -> None:
+    rules = (Path(__file__).parents[2] / "rules/egressguard.nft").read_text()
+    (tmp_path / "egressguard.nft").write_text(rules[:rules.index("\n\ntable inet egressguard {\n\t# The port decides")])
+    replaced('rules = ""', f'rules = "{tmp_path}"')(site)
+    done = run(site.world.router, EGRESSGUARD, "run", "--config", site.router_config)
+    assert (done.returncode, "cut short" in done.stderr) == (4, True)
+    assert ruleset(site.world.router) == ""
+
+
+@pytest.mark.parametrize("content", ["garbage " * 1000, None])
+def test_without_a_usable_database_it_enforces_and_says_so(site: Deployment, content: str | None) -> None:
+    path = site.folder / "router.db"
+    path.mkdir() if content is None else path.write_text(content)
+    site.start_router()
+    code, status = site.status()
+    assert (code, status["mode"]) == (2, "enforce")
+    assert any(f["text"].startswith("database: ") for f in status["findings"])
+
+
+def test_the_folders_are_made(site: Deployment) -> None:
+    site.amend("router.db", "new/folder/router.db")
+    site.amend("exchange.db", "other/new/exchange.db")
+    site.start_router()
+    assert site.status()[0] == 0
+
+
+def test_a_reload_that_is_refused_keeps_the_configuration_in_force(site: Deployment) -> None:
+    router = site.start_router()
+    site.amend('rules = ""', 'rules = "/nowhere"')
+    site.amend("", '[[sender]]\nname = "new"\naddresses = ["198.51.100.99"]')
+    router.send_signal(signal.SIGHUP)
+    wait_until(lambda: "not reloaded" in site.log("egressguard"), "the complaint")
+    site.world.router.run(["nft", "flush ruleset"])
+    wait_until(lambda: "egress_forward" in ruleset(site.world.router), "the repair")
+    assert "198.51.100.99" not in ruleset(site.world.router)
+
+
+def test_nobody_can_keep_the_daemon_from_starting(site: Deployment) -> None:
+    """Not with a lock on a file of ours: they are not for others to open."""
+    site.start_router().kill()
+    files = [site.folder / "run/router.heartbeat", *site.folder.glob("router.db*")]
+    assert len(files) >= 2
+    assert [f for f in files if f.stat().st_mode & 0o007] == []
+    for _ in range(5):
+        site.status()
+    site.start_router()
+
+
+def test_an_exchange_that_is_deleted_is_made_anew_by_the_router(site: Deployment) -> None:
+    site.start_router()
+    for path in site.folder.glob("exchange.db*"):
+        path.unlink()
+    wait_until(lambda: (site.folder / "exchange.db").exists(), "a new exchange")
+    site.start_milter()
+    wait_until(lambda: list(site.status()[1]["relays"]) == ["relay"], "the relay's report")

@@ -3,7 +3,6 @@ the router's own connections, and the commands that change them."""
 
 import errno
 import json
-import os
 import pwd
 import signal
 import socket
@@ -308,7 +307,8 @@ def test_an_own_mta_loses_no_packet_of_its_closing_connections(site: Deployment,
 
 
 def as_user(host: Namespace, uid: int, destination: str) -> int:
-    program = f"import socket; socket.create_connection(({destination!r}, 25), timeout=3).close()"
+    # The greeting is read, or close() would send a reset; then the socket is an orphan with a FIN to send.
+    program = f"import socket; s = socket.create_connection(({destination!r}, 25), timeout=3); s.recv(99); s.close()"
     return subprocess.run(["nsenter", f"--net={host.path}", "setpriv", f"--reuid={uid}", "--clear-groups",
                            "/usr/bin/python3", "-c", program], check=False, stderr=subprocess.DEVNULL, cwd="/").returncode
 
@@ -385,4 +385,4 @@ def test_changes_to_other_tables_are_none_of_our_business(site: Deployment) -> N
     site.world.router.run(["nft", "add table inet other; add chain inet other c { type filter hook forward priority 0; }"])
     time.sleep(1)
     assert "exposure" not in site.egressguard("history").stdout
-    assert os.path.exists(site.folder)
+    assert site.status()[0] == 0

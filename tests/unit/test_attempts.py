@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egressguard.core.attempts import MEMORY_S, Attempts, Baseline, Sample, advance, between, joined
+from egressguard.core.attempts import Attempts, Baseline, Sample, Totals, advance, between, joined
 from egressguard.core.hosts import Host
 
 WEB1, WEB2 = Host("198.51.100.11"), Host("198.51.100.12")
 
 
 def sample(at_s: float, count: int, *destinations: str) -> Sample:
-    return Sample(at_s, attempts={WEB1: count}, destinations={(WEB1, d): 1 for d in destinations})
+    return Sample(at_s, inventory={WEB1: count}, destinations={(WEB1, d): 1 for d in destinations})
 
 
 def test_the_first_sample_counts_in_full() -> None:
@@ -34,9 +34,35 @@ def test_an_element_that_one_dump_missed_is_not_counted_again() -> None:
     assert between(baseline, sample(2, 50, "203.0.113.1")) == {}
 
 
+def stranger(at_s: float, count: int) -> Sample:
+    return Sample(at_s, strangers={WEB1: count})
+
+
+def test_an_element_that_must_have_expired_meanwhile_is_new_even_with_the_same_value() -> None:
+    baseline, counted = Baseline(), 0
+    for number in range(5):
+        seen = stranger(3700.0 * number, 3)
+        counted += between(baseline, seen)[WEB1].count
+        baseline = advance(baseline, seen)
+    assert counted == 15
+    assert between(baseline, stranger(3700.0 * 4 + 10, 3)) == {}
+
+
+def test_the_inventorys_counters_never_expire() -> None:
+    baseline = advance(Baseline(), sample(0, 50))
+    assert between(baseline, sample(1e9, 51)) == {WEB1: Attempts(1)}
+
+
 def test_memory_is_bounded_by_time() -> None:
-    baseline = advance(Baseline(), sample(0, 50, "203.0.113.1"))
-    assert advance(baseline, Sample(MEMORY_S)) == Baseline()
+    baseline = advance(Baseline(), Sample(0, strangers={WEB1: 3}, destinations={(WEB1, "203.0.113.1"): 3}))
+    assert advance(baseline, Sample(3600)) == Baseline()
+
+
+def test_what_found_no_room_is_unknown_for_whom_it_was_and_for_nobody_else() -> None:
+    first = Sample(0, Totals(), {WEB1: 5, WEB2: 5}, {}, {(WEB1, "a"): 5, (WEB2, "b"): 5})
+    baseline = advance(Baseline(), first)
+    full = Sample(1, Totals(fanout_overflow=7), {WEB1: 12, WEB2: 9}, {}, {(WEB1, "a"): 5, (WEB2, "b"): 9})
+    assert between(baseline, full) == {WEB1: Attempts(7, (), 7), WEB2: Attempts(4)}
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans(), st.booleans()), max_size=30))

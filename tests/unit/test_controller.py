@@ -10,7 +10,7 @@ import pytest
 from egressguard.config import Site
 from egressguard.controller import Controller
 from egressguard.core.documents import Client, Origin, Report
-from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
+from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, KernelError
 from egressguard.core.hosts import Host
 from egressguard.core.policy import desired
 from egressguard.core.settings import Inside, Machine, Settings
@@ -163,9 +163,13 @@ def test_a_database_that_refuses_stops_nothing_and_misses_nothing(router: Router
         router.kernel.packet(WEB, f"203.0.113.{n}")
         assert "full" in router.round()["database"]
     assert router.published()[WEB] is State.COMPROMISED
+    assert "full" in router.round()["database"], "the fault stands until what it cost is recorded"
     monkeypatch.setattr(router.database, "record", real)
-    router.kernel.packet(WEB, "203.0.113.9")
     assert router.round() == {}
+    assert router.attempts() == 5
+    router.restart()
+    router.kernel.packet(WEB, "203.0.113.9")
+    router.round()
     assert router.attempts() == 6
     assert [e.after for e in router.database.history(WEB)] == ["suspect", "compromised"]
 
@@ -221,6 +225,43 @@ def test_a_relays_report_is_noted_when_it_is_first_seen(router: Router) -> None:
     seen_s = router.now_s
     router.now_s += 5
     assert router.controller.round(router.now_s).reports == {"relay": seen_s}
+
+
+def test_a_reload_that_fails_changes_nothing(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise KernelError("no such rules")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(router.kernel, "load", refused)
+        patch.setattr(router.kernel, "rebuild", refused)
+        with pytest.raises(KernelError):
+            router.controller.reconfigure(Site(replace(SETTINGS, mode="observe"), RULES), router.now_s)
+    router.round(10.0)
+    assert router.kernel.elements == desired(SETTINGS)
+
+
+@pytest.mark.parametrize("key", ["router", "exchange", "database", "runtime_directory"])
+def test_what_cannot_change_while_running_is_refused(router: Router, key: str) -> None:
+    with pytest.raises(EgressguardError, match=f"{key} cannot change"):
+        router.controller.reconfigure(Site(replace(SETTINGS, **{key: "/other"}), RULES), router.now_s)  # type: ignore[arg-type]
+
+
+def test_a_damaged_table_is_replaced(router: Router) -> None:
+    router.kernel.edit()
+    router.kernel.damaged = True
+    assert router.round() == {}
+    assert router.kernel.elements == desired(SETTINGS)
+    assert "its counts are lost" in router.database.history()[-2].why
+
+
+def test_memory_of_hosts_is_bounded(router: Router) -> None:
+    router.kernel.packet(WEB, "203.0.113.1")
+    router.round()
+    assert router.controller.hosts_remembered() == 1
+    router.kernel.flush()
+    router.round()
+    router.round(100.0)
+    assert router.controller.hosts_remembered() == 0
 
 
 def test_new_settings_are_applied_as_a_difference(router: Router) -> None:

@@ -1,25 +1,28 @@
 """History: what is committed stays, what belongs to another life of the table is not mixed in."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from egressguard.core.attempts import Baseline, Sample, Seen
+from egressguard.core.attempts import Baseline, Seen
 from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
+from egressguard.core.orders import Order
 from egressguard.core.verdict import State, Verdict
-from egressguard.database import Database, changed
+from egressguard.database import Database, changed, open_database
 
 WEB = Host("198.51.100.12")
-SAMPLE = Sample(5.0, attempts={WEB: 3}, destinations={(WEB, "203.0.113.1"): 3})
-VERDICT = Verdict(WEB, State.SUSPECT, 3.5, 4.0, 5.0, 3, "because")
+COUNTERS = Baseline({WEB: Seen(3, 5.0)}, {}, {(WEB, "203.0.113.1"): Seen(3, 5.0)})
+NOTHING = Baseline()
+VERDICT = Verdict(WEB, State.SUSPECT, 3.5, 4.0, 5.0, 3, "because", 1.5)
 
 
 def test_a_round_comes_back_whole(tmp_path: Path) -> None:
     database = Database(tmp_path / "d.db", "boot")
-    database.record("life", SAMPLE, [VERDICT], [])
-    assert database.baseline("life") == Baseline({WEB: Seen(3, 5.0)}, {(WEB, "203.0.113.1"): Seen(3, 5.0)})
+    database.record("life", COUNTERS, [VERDICT], [])
+    assert database.baseline("life") == COUNTERS
     assert database.verdicts(9.0) == {WEB: VERDICT}
     assert database.baseline("another life") == Baseline()
     database.close()
@@ -27,18 +30,18 @@ def test_a_round_comes_back_whole(tmp_path: Path) -> None:
 
 def test_another_life_of_the_table_starts_from_nothing(tmp_path: Path) -> None:
     database = Database(tmp_path / "d.db", "boot")
-    database.record("life", SAMPLE, [], [])
-    database.record("next", None, [], [])
+    database.record("life", COUNTERS, [], [])
+    database.record("next", NOTHING, [], [])
     assert database.baseline("next") == Baseline()
     database.close()
 
 
 def test_a_verdict_of_another_boot_counts_from_now(tmp_path: Path) -> None:
     first = Database(tmp_path / "d.db", "boot")
-    first.record("life", SAMPLE, [VERDICT], [])
+    first.record("life", COUNTERS, [VERDICT], [])
     first.close()
     second = Database(tmp_path / "d.db", "next boot")
-    assert second.verdicts(1.0)[WEB] == Verdict(WEB, State.SUSPECT, 3.5, 1.0, 1.0, 3, "because")
+    assert second.verdicts(1.0)[WEB] == Verdict(WEB, State.SUSPECT, 3.5, 1.0, 1.0, 3, "because", 1.5)
     second.close()
 
 
@@ -46,7 +49,7 @@ def test_a_failed_round_leaves_nothing_behind(tmp_path: Path) -> None:
     database = Database(tmp_path / "d.db", "boot")
     broken = Verdict(WEB, State.SUSPECT, 3.5, 4.0, 5.0, 3, object())  # type: ignore[arg-type]
     with pytest.raises(DatabaseError):
-        database.record("life", SAMPLE, [broken], [])
+        database.record("life", COUNTERS, [broken], [])
     assert database.baseline("life") == Baseline()
     database.close()
 
@@ -65,6 +68,57 @@ def test_reading_only_makes_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    Database(tmp_path / "a/b/d.db", "boot").close()
+    assert (tmp_path / "a/b/d.db").exists()
+
+
+@pytest.mark.parametrize("content", [b"this is no database" * 100, None])
+def test_without_a_usable_file_history_is_in_memory_and_the_reason_is_known(
+        tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "d.db"
+    path.mkdir() if content is None else path.write_bytes(content)
+    database, fault = open_database(path, "boot")
+    database.record("life", COUNTERS, [VERDICT], [])
+    assert database.verdicts(9.0) == {WEB: VERDICT}
+    assert str(path) in fault
+    assert "in memory" in fault
+    database.close()
+    assert content is None or path.read_bytes() == content
+
+
 def test_only_what_moved_is_written() -> None:
-    baseline = Baseline({WEB: Seen(3, 5.0)}, {(WEB, "203.0.113.1"): Seen(2, 5.0)})
-    assert changed(baseline, SAMPLE) == Sample(5.0, attempts={}, destinations={(WEB, "203.0.113.1"): 3})
+    saved = Baseline({WEB: Seen(3, 4.0)}, {}, {(WEB, "203.0.113.1"): Seen(2, 4.0)})
+    assert changed(saved, COUNTERS) == Baseline({}, {}, {(WEB, "203.0.113.1"): Seen(3, 5.0)})
+
+
+ORDER = Order("exception", "root", "a migration", 100.0, WEB, "203.0.113.1", 1)
+
+
+def test_an_order_stands_until_its_time_is_over(tmp_path: Path) -> None:
+    database = Database(tmp_path / "d.db", "boot")
+    database.give_order(ORDER, 1000.0)
+    assert database.orders(1040.0) == [replace(ORDER, remaining_s=60.0)]
+    database.keep_orders(1040.0)
+    assert database.orders(1050.0) == [replace(ORDER, remaining_s=50.0)]
+    assert database.orders(1100.0) == []
+    database.close()
+
+
+def test_an_order_goes_on_after_a_reboot_with_what_was_left(tmp_path: Path) -> None:
+    first = Database(tmp_path / "d.db", "boot")
+    first.give_order(ORDER, 1000.0)
+    first.keep_orders(1040.0)
+    first.close()
+    second = Database(tmp_path / "d.db", "next boot")
+    assert second.orders(3.0) == [replace(ORDER, remaining_s=60.0)]
+    second.close()
+
+
+def test_an_order_can_be_ended(tmp_path: Path) -> None:
+    database = Database(tmp_path / "d.db", "boot")
+    database.give_order(ORDER, 1000.0)
+    database.end_orders([1], WEB, "done", 1001.0)
+    assert database.orders(1001.0) == []
+    assert [e.kind for e in database.history(WEB)] == ["exception", "release"]
+    database.close()

@@ -43,6 +43,21 @@ def test_a_burst_that_mixes_retries_in_cannot_talk_itself_down() -> None:
     assert after([Attempts(60, new(20).new_destinations)]).state is State.COMPROMISED
 
 
+@pytest.mark.parametrize("repeats", [1, 15, 10_000])
+def test_no_repetition_washes_a_verdict_away(repeats: int) -> None:
+    assert after([new(5), *[Attempts(1)] * repeats], 0.0).state is State.COMPROMISED
+    assert after([new(5), Attempts(repeats), Attempts(repeats)]).state is State.COMPROMISED
+
+
+def test_a_bot_that_tries_every_destination_twice_is_found() -> None:
+    tries = [a for n in range(12) for a in (Attempts(1, (f"203.0.113.{n}",)), Attempts(1))]
+    assert after(tries).state is State.COMPROMISED
+
+
+def test_what_could_not_be_recorded_counts_as_new() -> None:
+    assert after([Attempts(60, (), 60)]).state is State.COMPROMISED
+
+
 def test_the_score_halves_every_half_life_and_the_verdict_falls_late() -> None:
     verdicts = judge({}, {WEB: new(5)}, SETTINGS, 0.0)
     score = verdicts[WEB].score

@@ -105,6 +105,27 @@ def test_an_unknown_url_says_what_would_be_right(url: str) -> None:
         open_exchange(url)
 
 
-def test_a_folder_that_does_not_exist_is_an_exchange_error(tmp_path: Path) -> None:
+def test_the_folder_is_made_and_one_that_cannot_be_is_an_exchange_error(tmp_path: Path) -> None:
+    open_exchange(f"sqlite:{tmp_path}/new/exchange.db").close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExchangeError, match="exchange"):
+        open_exchange(f"sqlite:{tmp_path}/file/exchange.db")
+
+
+def test_reading_only_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ExchangeError, match="unable to open"):
-        open_exchange(f"sqlite:{tmp_path}/nowhere/exchange.db")
+        open_exchange(f"sqlite:{tmp_path}/exchange.db", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_replaced_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "exchange.db"
+    exchange = SqliteExchange(path)
+    path.unlink()
+    SqliteExchange(path).close()
+    with pytest.raises(ExchangeError, match="replaced"):
+        exchange.changed()
+    path.unlink()
+    with pytest.raises(ExchangeError):
+        exchange.changed()
+    exchange.close()

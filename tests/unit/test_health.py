@@ -5,11 +5,13 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from egressguard.cli.status import mode_of
 from egressguard.core.attempts import Sample, Totals
 from egressguard.core.documents import Client, Origin, Report
 from egressguard.core.health import Health, Observation, Table, enforces, findings, health, standings
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
+from egressguard.core.plan import Change
 from egressguard.core.policy import desired
 from egressguard.core.ruleset import VERSION_CHAIN
 from egressguard.core.settings import Inside, Machine, Settings
@@ -19,8 +21,8 @@ WEB, WEB6 = Host("198.51.100.12"), Host("2001:db8:0:12::/64")
 SETTINGS = Settings(
     inside=(Inside(("web",), (ip_network("198.51.100.0/24"), ip_network("2001:db8:0:12::/64"))),),
     host=(Machine("web2", (ip_address("198.51.100.12"), ip_address("2001:db8:0:12::2"))),))
-TABLE = Table(frozenset({VERSION_CHAIN}), {"egress_forward": "forward", "egress_output": "output"}, False, True, desired(SETTINGS),
-              Sample(100.0))
+TABLE = Table(frozenset({VERSION_CHAIN}), {"egress_forward": "forward -10 1", "egress_output": "output -10 1"}, False, True, (),
+              desired(SETTINGS), Sample(100.0))
 GOOD = Observation(100.0, SETTINGS, TABLE, frozenset({"web", "wan"}), True, 99.9, {}, {})
 COMPROMISED = {WEB: Verdict(WEB, State.COMPROMISED, 9.0, 90.0, 99.0)}
 
@@ -46,8 +48,12 @@ def test_all_well_is_healthy() -> None:
 @pytest.mark.parametrize("seen", [
     replace(GOOD, table=None),
     table(chains=frozenset()),
-    table(hooks={}),
-    table(hooks={"egress_forward": "input", "egress_output": "output"}),
+    table(intact=False),
+    table(intact=False, sample=Sample(100.0, Totals(overflow=1))),
+    table(changes=(Change("inside_if", removed=(("wan",),)),)),
+    table(changes=(Change("allow4", removed=(("web", "198.51.100.12"),)),)),
+    table(changes=(Change("blocked_ports", added=(("25",),)),)),
+    table(leases={"opened_family": {("ipv4",): 60.0}}),
     with_set("blocked_ports"),
     table(dormant=True),
     with_set("smtp_ports"),
@@ -59,6 +65,7 @@ def test_what_does_not_enforce_is_never_called_enforcing(seen: Observation) -> N
     assert code(seen) is Health.NOT_ENFORCING
     assert code(replace(seen, verdicts=COMPROMISED, daemon_runs=False)) is Health.NOT_ENFORCING
     assert not enforces(seen.table)
+    assert mode_of(seen) != "enforce"
 
 
 @pytest.mark.parametrize("seen", [
@@ -67,8 +74,9 @@ def test_what_does_not_enforce_is_never_called_enforcing(seen: Observation) -> N
     replace(GOOD, round_at_s=10.0),
     replace(GOOD, faults={"exchange": "cannot be reached"}),
     replace(GOOD, interfaces=frozenset()),
-    table(intact=False),
     table(intact=None),
+    table(changes=(Change("allow4", added=(("dmz", "192.0.2.10"),)),)),
+    table(sender_macs={"192.0.2.10": frozenset({"00:00:5e:00:53:01", "00:00:5e:00:53:02"})}),
     table(sample=Sample(100.0, Totals(overflow=1))),
     table(sample=Sample(100.0, Totals(fanout_overflow=1))),
     replace(GOOD, reports={"relay": Lease(Report(Origin("relay", "e", 1), 30.0, {}), 50.0)}),
@@ -98,7 +106,7 @@ def test_a_tier_is_what_a_fresh_report_says_under_any_key_and_the_strictest_wins
 
 
 def test_a_machine_stands_on_one_line_with_all_it_did() -> None:
-    sample = Sample(100.0, attempts={WEB: 3, WEB6: 4, Host("198.51.100.99"): 0},
+    sample = Sample(100.0, inventory={WEB: 3, WEB6: 4, Host("198.51.100.99"): 0},
                     destinations={(WEB, "203.0.113.1"): 3, (WEB6, "2001:db8:ffff::1"): 4})
     [standing] = standings(table(sample=sample))
     assert (standing.host, standing.keys) == (WEB, (WEB, WEB6))

@@ -1,0 +1,69 @@
+"""What a rules file should look like in the kernel: it is loaded once into an empty network namespace.
+
+The truth about the rules is the file, so it is asked, and nobody has to remember what was loaded. The
+namespace belongs to a child that ends at once; nothing of it is left, and the real ruleset is not touched.
+"""
+
+import ctypes
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from egressguard.core.errors import EgressguardError, KernelError
+from egressguard.kernel import nft
+from egressguard.kernel.netlink import Netlink
+from egressguard.kernel.ruleset import Ruleset, read_ruleset
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def expected_ruleset(rules: Path, text: str) -> Ruleset:
+    """The table that `text`, read from `rules`, makes. Raises KernelError with the reason it makes none."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _child(writer, rules, text)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    if not answer.startswith("{"):
+        raise KernelError(answer or f"loading {rules} for comparison: the helper process died")
+    found = json.loads(answer)
+    return Ruleset(**{**found, "chains": frozenset(found["chains"])})
+
+
+def _child(writer: int, rules: Path, text: str) -> None:
+    """Never returns: nothing of the parent's clean-up may run twice."""
+    try:
+        answer = _load(rules, text)
+    except EgressguardError as error:
+        answer = str(error)
+    except BaseException as error:
+        answer = f"loading {rules} for comparison: {error!r}"
+    try:
+        os.write(writer, answer.encode()[:60_000])
+    finally:
+        os._exit(0)
+
+
+def _load(rules: Path, text: str) -> str:
+    _unshare()
+    nft.apply(text, f"loading {rules}")
+    netlink = Netlink()
+    found = read_ruleset(netlink)
+    netlink.close()
+    if found is None:
+        raise KernelError(f"rules {rules}: make no table")
+    return json.dumps({**asdict(found), "chains": sorted(found.chains)})
+
+
+def _unshare() -> None:
+    """A network namespace of its own; with a user namespace where CAP_SYS_ADMIN is missing."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNET) != 0 and libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise KernelError(f"comparing the rules needs a network namespace of its own: {reason}")
+
+
