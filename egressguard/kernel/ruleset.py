@@ -107,7 +107,8 @@ def _hook(chain: dict[int, memoryview]) -> str:
 
 def _fingerprint(netlink: Netlink, chains: dict[str, str]) -> str:
     """A hash over chains and their rules. Chains come in the order in which they were made, which says
-    nothing; the rules within one come in theirs, which says everything."""
+    nothing; the rules within one come in theirs, which says everything.
+    """
     rules: dict[str, list[str]] = {name: [hook] for name, hook in chains.items()}
     for answer in netlink.dump(GETRULE, NFPROTO_INET, attribute(RULE_TABLE, TABLE), "reading rules"):
         found = dict(attributes(answer))

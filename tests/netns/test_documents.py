@@ -68,7 +68,7 @@ def test_the_demo_tells_its_story(tmp_path: Path) -> None:
     ('reject with tcp reset\n\t\tdrop', 'reject with tcp reset\n\t\taccept', None),
     ("\t\tgoto refuse\n", "\t\taccept\n", 4),
     ("jump attempt\n", "continue\n", 4),
-    ("\t\tiifname . ip saddr @allow4 accept\n", "", 3),
+    ("\t\tiifname . ip saddr @allow4 goto sender\n\t\tiifname . ip6", "\t\tiifname . ip6", 3),
 ])
 def test_the_demo_ends_with_an_error_when_a_defence_is_missing(
         tmp_path: Path, defence: str, mutated: str, step: int | None) -> None:
