@@ -22,7 +22,7 @@ from egressguard.core.health import (
     opened_s,
     standings,
 )
-from egressguard.core.ruleset import ALL_FAMILIES
+from egressguard.core.ruleset import ALL_FAMILIES, SMTP_PORTS
 from egressguard.core.verdict import State, Verdict
 
 COLOURS = {Health.HEALTHY: "green", Health.COMPROMISED: "red", Health.DEGRADED: "yellow",
@@ -53,7 +53,7 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
     return json.dumps({
         "health": WORDS[health(found)], "exit_code": health(found),
         "findings": [{"exit_code": f.health, "text": f.text} for f in found],
-        "mode": mode_of(seen), "rules_intact": seen.table.intact if seen.table else None,
+        "mode": mode_of(seen), "observed_groups": _observed_groups(seen), "rules_intact": seen.table.intact if seen.table else None,
         "kernel_age_s": round(seen.now_s - seen.table.sample.at_s, 3) if seen.table else None,
         "totals": asdict(seen.table.sample.totals) if seen.table else None,
         "permitted_senders": [list(e) for e in _senders(seen)], "orders": _leases(seen),
@@ -95,6 +95,8 @@ def _summary(seen: Observation) -> Grid:
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     grid.add_row("mode", f"{mode_of(seen)}, rules {_rules(seen)} (kernel, now)")
+    for text in _observed_groups(seen):
+        grid.add_row("", text)
     grid.add_row("daemon", _daemon(seen))
     grid.add_row("relays", _relays(seen))
     for (name, interface), addresses in _senders_by_name(seen).items():
@@ -144,6 +146,15 @@ def _verdict_age(seen: Observation, verdict: Verdict | None) -> float | None:
     if seen.daemon_runs:
         return _age(seen, seen.round_at_s)
     return _age(seen, verdict.at_s if verdict else None)
+
+
+def _observed_groups(seen: Observation) -> list[str]:
+    """Groups that are only observed while the site enforces."""
+    if mode_of(seen) != "enforce" or seen.table is None:
+        return []
+    networks = [network for name in ("group_observe4", "group_observe6")
+                for port, network in sorted(seen.table.sets[name]) if (port,) in SMTP_PORTS]
+    return [f"but only observe {', '.join(networks)}"] if networks else []
 
 
 def _leases(seen: Observation) -> list[str]:

@@ -180,11 +180,6 @@ def _enforcement(seen: Observation) -> Iterator[Finding]:
     if opened_s(seen.table):
         yield Finding(Health.NOT_ENFORCING, "an operator has opened port 25 for another "
                       f"{opened_s(seen.table):.0f} s: attempts are counted, not blocked")
-    for name in ("group_observe4", "group_observe6"):
-        for port, network in sorted(seen.table.sets[name]):
-            if (port,) in SMTP_PORTS and not observed:
-                yield Finding(Health.DEGRADED, f"the group with {network} is in mode observe: counted, "
-                              "not blocked")
 
 
 def _daemon(seen: Observation) -> Iterator[Finding]:

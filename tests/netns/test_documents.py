@@ -40,6 +40,8 @@ def test_a_documented_command_works(site: Deployment, document: str, command: st
     site.start_router()
     site.start_milter()
     wait_until(lambda: site.status()[0] == 0, "a healthy site")
+    if " release " in command:
+        assert site.egressguard("quarantine", "198.51.100.12", "--for", "1h", "--reason", "to be released").returncode == 0
     host = site.world.relay if "egressguard-milter" in command else site.world.router
     command = command.replace("/etc/egressguard/egressguard.toml", str(site.router_config))
     command = command.replace("/etc/egressguard/egressguard-milter.toml", str(site.milter_config))
