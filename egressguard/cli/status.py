@@ -53,7 +53,8 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
     return json.dumps({
         "health": WORDS[health(found)], "exit_code": health(found),
         "findings": [{"exit_code": f.health, "text": f.text} for f in found],
-        "mode": mode_of(seen), "observed_groups": _observed_groups(seen), "rules_intact": seen.table.intact if seen.table else None,
+        "mode": mode_of(seen), "observed_groups": _observed_groups(seen),
+        "rules_intact": seen.table.intact if seen.table else None,
         "kernel_age_s": round(seen.now_s - seen.table.sample.at_s, 3) if seen.table else None,
         "totals": asdict(seen.table.sample.totals) if seen.table else None,
         "permitted_senders": [list(e) for e in _senders(seen)], "orders": _leases(seen),
