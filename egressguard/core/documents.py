@@ -8,7 +8,7 @@ carry a relative lifetime that the receiver measures on its own clock: no two ho
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from egressguard.core.hosts import Host
@@ -17,6 +17,7 @@ from egressguard.core.verdict import State, Tier
 MAX_ENTRIES = 100_000
 MAX_NAME_LENGTH = 255
 MAX_LIFETIME_S = 86400.0
+MAX_LIMITS = 32  # of a relay, that a report may count deferrals by
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,23 @@ class Bulletin:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What a relay saw of and does with one client: cumulative counts since the relay's epoch began."""
+    """What a relay saw of and does with one client: cumulative counts since the relay's epoch began.
+
+    `accepted` and `deferred` are messages; `deferred_by` counts deferrals per limit, of whatever kind.
+    `senders` and `domains` are estimates of how many different envelope senders and recipient domains there
+    were; `declared_bytes` is what the client announced with SIZE.
+    """
 
     tier: Tier
     limit: int
     accepted: int
     deferred: int
+    deferred_by: Mapping[str, int] = field(default_factory=dict)
+    recipients: int = 0
+    refused_recipients: int = 0
+    senders: int = 0
+    domains: int = 0
+    declared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,8 @@ def decode_bulletin(text: str) -> Bulletin:
 
 def encode_report(report: Report) -> str:
     """`report` as one line of JSON, equal reports as equal text."""
-    return _encode(report, {host: [str(c.tier), c.limit, c.accepted, c.deferred]
+    return _encode(report, {host: [str(c.tier), c.limit, c.accepted, c.deferred, dict(c.deferred_by),
+                                   c.recipients, c.refused_recipients, c.senders, c.domains, c.declared_bytes]
                             for host, c in report.clients.items()})
 
 
@@ -92,11 +105,15 @@ def decode_report(text: str) -> Report:
 
 
 def _client(value: Any) -> Client:
-    tier, limit, accepted, deferred = value
-    counts = (limit, accepted, deferred)
+    tier, limit, accepted, deferred, *more = value
+    deferred_by, *volumes = more or [{}, 0, 0, 0, 0, 0]  # a relay of the first version knows no more
+    counts = (limit, accepted, deferred, *volumes, *deferred_by.values())
     if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
         raise ValueError("a count must be a whole number, not negative")
-    return Client(Tier(tier), *counts)
+    if len(volumes) != 5 or len(deferred_by) > MAX_LIMITS:
+        raise ValueError("no such client")
+    by_limit = {_name(name): count for name, count in deferred_by.items()}
+    return Client(Tier(tier), limit, accepted, deferred, by_limit, *volumes)
 
 
 def _encode(document: Document, entries: Mapping[Host, Any]) -> str:

@@ -1,18 +1,26 @@
 """The command `egressguard-milter`."""
 
+import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from egressguard.core.errors import ConfigError, EgressguardError
+from egressguard_milter import shown
 from egressguard_milter.cli_check import check
-from egressguard_milter.policy import DEFAULT_PATH, read_policy
+from egressguard_milter.control import ControlError, ask
+from egressguard_milter.importing import SOURCES, import_file
+from egressguard_milter.mistakes import read_policy
+from egressguard_milter.policy import DEFAULT_PATH
+from egressguard_milter.requests import MOST_CLIENTS, encode_request
 
 config_option = click.option(
     "--config", "path", type=click.Path(path_type=Path), default=DEFAULT_PATH, show_default=True,
     metavar="FILE", help="The relay's policy.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
 @click.group()
@@ -27,10 +35,10 @@ def run(path: Path) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO,
                         format="egressguard-milter: level=%(levelname)s %(message)s")
     try:
-        policy = read_policy(path)
-        # Imported here: check-config needs no libmilter.
+        read_policy(path)
+        # Imported here: the other commands need no libmilter.
         from egressguard_milter import service
-        service.run(policy)
+        service.run(path)
     except ConfigError as error:
         _fail(error, 2)
     except EgressguardError as error:
@@ -48,7 +56,88 @@ def check_config(path: Path) -> None:
     click.echo(f"{path}: correct")
 
 
+@main.command()
+@config_option
+@json_option
+def status(path: Path, as_json: bool) -> None:
+    """Say how the running milter is. Exit code 2: degraded, or it does not answer."""
+    answer = _ask(path, "status", code=2)
+    _show(answer, as_json, shown.status)
+    if not answer["healthy"]:
+        sys.exit(2)
+
+
+@main.command()
+@config_option
+@json_option
+@click.option("--count", type=click.IntRange(1, MOST_CLIENTS), default=20, show_default=True)
+def clients(path: Path, as_json: bool, count: int) -> None:
+    """List the most recently active clients."""
+    _show(_ask(path, "clients", count=count), as_json, shown.clients)
+
+
+@main.command()
+@click.argument("client")
+@config_option
+@json_option
+@click.option("--name", default="", help="The client's host name, where rules match names.")
+def explain(client: str, path: Path, as_json: bool, name: str) -> None:
+    """Say what CLIENT may do, why, and how much of it is used."""
+    _show(_ask(path, "explain", client=client, name=name), as_json, shown.explain)
+
+
+@main.command()
+@click.argument("client")
+@config_option
+@json_option
+def forgive(client: str, path: Path, as_json: bool) -> None:
+    """Drop what counts against CLIENT (or a key as the log names it)."""
+    _show(_ask(path, "forgive", client=client), as_json, shown.forgive)
+
+
+@main.command()
+@config_option
+@json_option
+def reload(path: Path, as_json: bool) -> None:
+    """Put the policy file in force; a wrong one changes nothing."""
+    _show(_ask(path, "reload"), as_json, shown.reload)
+
+
+@main.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--format", "source", type=click.Choice(sorted(SOURCES)), required=True,
+              help="ze-filter: ze-policy.txt or ze-filter.cf; access: sendmail's.")
+@click.option("--output", type=click.Path(path_type=Path), help="Where to write it [default: stdout].")
+def import_(file: Path, source: str, output: Path | None) -> None:
+    """Turn FILE of another program into a policy; every line that could not be carried over is named."""
+    try:
+        text, left = import_file(file, source)
+    except EgressguardError as error:
+        _fail(error, 1)
+    for remark in left:
+        click.echo(f"{file}:{remark.line}: {remark.text}", err=True)
+    try:
+        if output is None:
+            click.echo(text, nl=False)
+        else:
+            output.write_text(text, "utf-8")
+    except OSError as error:
+        _fail(EgressguardError(f"cannot write {output}: {error.strerror}"), 1)
+
+
 main.add_command(check)
+
+
+def _ask(path: Path, command: str, code: int = 1, **fields: Any) -> dict[str, Any]:
+    try:
+        return ask(read_policy(path).control_path, encode_request(command, **fields))
+    except (ConfigError, ControlError) as error:
+        _fail(error, code)
+        raise AssertionError from error  # _fail does not return
+
+
+def _show(answer: dict[str, Any], as_json: bool, as_text: Any) -> None:
+    click.echo(json.dumps(answer, indent=2) if as_json else as_text(answer))
 
 
 def _fail(error: EgressguardError, code: int) -> None:

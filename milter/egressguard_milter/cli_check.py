@@ -8,7 +8,8 @@ import click
 from egressguard.core.errors import EgressguardError
 from egressguard_milter import mta_check_postfix, mta_check_sendmail
 from egressguard_milter.endpoint import Endpoint, parse_endpoint
-from egressguard_milter.policy import DEFAULT_PATH, read_policy
+from egressguard_milter.mistakes import read_policy
+from egressguard_milter.policy import DEFAULT_PATH
 
 path = click.Path(path_type=Path)
 

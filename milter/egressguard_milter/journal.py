@@ -4,14 +4,13 @@ import json
 import logging
 import re
 from collections import OrderedDict
-
-from egressguard.core.hosts import Host
+from collections.abc import Hashable
 
 logger = logging.getLogger("egressguard_milter")
 
 MAX_VALUE_LENGTH = 300
 REPEAT_S = 60.0
-REMEMBERED_CLIENTS = 10_000
+REMEMBERED_KEYS = 10_000
 PLAIN = re.compile(r"[A-Za-z0-9_./:@+-]+")
 
 
@@ -26,22 +25,21 @@ def _value(value: object) -> str:
 
 
 class Repetitions:
-    """Lets one line per client through in REPEAT_S seconds, and counts the others.
+    """Lets one line per key through in REPEAT_S seconds, and counts the others.
 
-    A client over its limit retries for hours; the log must not become what fills the disk. Only the
-    most recent clients are remembered. The caller keeps two threads from calling at once.
+    Only the most recent keys are remembered. The caller keeps two threads from calling at once.
     """
 
     def __init__(self) -> None:
-        self._said: OrderedDict[Host, tuple[float, int]] = OrderedDict()
+        self._said: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
 
-    def suppressed(self, host: Host, now_s: float) -> int | None:
-        """None when `host` has had its line; otherwise how many were kept back since the last one."""
-        said_s, kept_back = self._said.pop(host, (now_s - REPEAT_S, 0))
+    def suppressed(self, key: Hashable, now_s: float) -> int | None:
+        """None when `key` has had its line; otherwise how many were kept back since the last one."""
+        said_s, kept_back = self._said.pop(key, (now_s - REPEAT_S, 0))
         if now_s - said_s < REPEAT_S:
-            self._said[host] = (said_s, kept_back + 1)
+            self._said[key] = (said_s, kept_back + 1)
             return None
-        self._said[host] = (now_s, 0)
-        if len(self._said) > REMEMBERED_CLIENTS:
+        self._said[key] = (now_s, 0)
+        if len(self._said) > REMEMBERED_KEYS:
             self._said.popitem(last=False)
         return kept_back

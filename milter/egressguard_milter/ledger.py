@@ -1,147 +1,230 @@
-"""Who has sent how much: exact sliding windows, one account per client, in bounded memory.
+"""Who has used how much: exact under concurrency, in bounded memory, written down before it is answered.
 
-A message is reserved before it is accepted and stamped when it is, so settled + reserved never exceeds
-the limit, however many connections a client opens at once. Times are the caller's monotonic seconds.
+Something is reserved before it is accepted and stamped when it is, so stamped + reserved never exceeds a
+limit, however many connections ask at once. Times are the caller's monotonic seconds.
 """
 
 import threading
-from array import array
-from bisect import bisect_right
-from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from typing import NamedTuple
 
-from egressguard.core.hosts import Host
+from egressguard_milter.account import Account, Amounts, Kind, Pool
+from egressguard_milter.places import Places
+from egressguard_milter.records import Forgetful, Memory, Record
 
-FORGET_AT_ONCE = 2  # idle accounts dropped per new one: no sweep ever stops the callbacks
-RESERVED_RETRY_S = 10.0  # when a client's own open transactions fill its limit, nobody knows how long
+HELD_RETRY_S = 10.0  # when open transactions fill the limit, nobody knows for how long
 
 
-@dataclass(slots=True)
-class Account:
-    """One client: the times of its accepted messages within the window, and its totals.
+class Cap(NamedTuple):
+    """One limit over time: at most `most` of `kind` in any `window_s` seconds."""
 
-    An array and not a list, because it holds 8 bytes per message and no objects for the collector.
+    kind: Kind
+    most: int
+    window_s: float
+
+
+class Claim(NamedTuple):
+    """A key that pays for something, and its limits.
+
+    `neighbours` is the key that it shares when there is no room for its own account.
     """
 
-    stamps: "array[float]" = field(default_factory=lambda: array("d"))
-    reserved: int = 0
-    accepted: int = 0
-    deferred: int = 0
-    touched_s: float = 0.0
+    key: str
+    caps: tuple[Cap, ...]
+    pool: Pool = Pool.STRANGER
+    neighbours: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What a report says about one client: cumulative counts since its account was opened."""
+class Refusal(NamedTuple):
+    """Which limit of which key is used up, by how much, and when to come back.
 
-    accepted: int
-    deferred: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """The outcome of one request: how much of the limit was in use, when to come back if it was refused.
-
-    `full` means that the ledger has no room for another client.
+    `cap` is None when too many connections of the key are open.
     """
 
-    granted: bool
-    used: int = 0
-    retry_s: float = 0.0
-    full: bool = False
+    key: str
+    cap: Cap | None
+    most: int
+    used: int
+    retry_s: float
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """What one transaction or connection has reserved, and where."""
+
+    accounts: list[tuple[str, Account]] = field(default_factory=list)
+    claims: Sequence[Claim] = ()
+    messages: int = 0
+    recipients: int = 0
+    open: int = 0
 
 
 class Ledger:
-    """The accounts of all clients, least recently used first. Safe to call from any thread.
+    """The accounts of all keys. Safe to call from any thread."""
 
-    An account is forgotten one window after its last use, when nothing in it counts any more. When
-    `max_clients` accounts are in use, a client without one is refused: nothing is lost by a deferral,
-    whereas forgetting an account in use would be quota for whoever owns enough addresses.
-    """
-
-    def __init__(self, window_s: float, max_clients: int) -> None:
-        self._window_s = window_s
-        self._max_clients = max_clients
-        self._accounts: OrderedDict[Host, Account] = OrderedDict()
+    def __init__(self, horizon_s: float, capacity: int, memory: Memory | None = None) -> None:
+        self._memory: Memory = memory or Forgetful()
+        self._places = Places(horizon_s, capacity, self._memory)
         self._lock = threading.Lock()
 
-    def reserve(self, host: Host, limit: int, now_s: float) -> Entry:
-        """Takes one message of `limit` for `host`, or says why not. A refusal costs nothing."""
+    def connect(self, claims: Sequence[Claim], most_open: int | None, now_s: float) -> Hold | Refusal:
+        """Opens a connection that counts for every claim at once; the first claim is the client's."""
         with self._lock:
-            account = self._account(host, now_s)
-            if account is None:
-                return Entry(granted=False, retry_s=self._window_s, full=True)
-            self._expire(account, now_s)
-            used = len(account.stamps) + account.reserved
-            if used >= limit:
-                account.deferred += 1
-                return Entry(granted=False, used=used, retry_s=self._retry_s(account, limit, now_s))
-            account.reserved += 1
-            return Entry(granted=True, used=used + 1)
+            accounts = self._accounts(claims, now_s)
+            first = accounts[0][1]
+            refusal = _first_refusal(claims, accounts, (1, 0, 0, 0), now_s)
+            if refusal is None and most_open is not None and first.open >= most_open:
+                refusal = Refusal(accounts[0][0], None, most_open, first.open, HELD_RETRY_S)
+            if refusal is not None:
+                self._let_go(accounts, now_s)
+                return refusal
+            self._stamp(accounts, (1, 0, 0, 0), claims, now_s)
+            first.open += 1
+            self._let_go(accounts[1:], now_s)
+            return Hold(accounts[:1], open=1)
 
-    def settle(self, host: Host, now_s: float) -> None:
-        """A reserved message was accepted at `now_s`; from here on it counts for one window."""
+    def reserve(self, claims: Sequence[Claim], now_s: float) -> Hold | Refusal:
+        """Takes one message with one recipient of every claim, or of none."""
         with self._lock:
-            account = self._accounts[host]  # cannot be forgotten while something is reserved
-            self._expire(account, now_s)
-            account.reserved -= 1
-            account.accepted += 1
-            # Threads read the clock before they get the lock: keep the stamps in order.
-            account.stamps.append(max(now_s, account.stamps[-1]) if account.stamps else now_s)
-            self._touch(host, account, now_s)
+            accounts = self._accounts(claims, now_s)
+            refusal = _first_refusal(claims, accounts, (0, 1, 1, 1), now_s)
+            if refusal is not None:
+                self._let_go(accounts, now_s)
+                return refusal
+            for _, account in accounts:
+                account.messages += 1
+                account.recipients += 1
+            return Hold(accounts, claims, messages=1, recipients=1)
 
-    def release(self, host: Host) -> None:
-        """A reserved message was not accepted; it never counted."""
+    def extend(self, hold: Hold, now_s: float) -> Refusal | None:
+        """Takes one recipient more for the message of `hold`."""
         with self._lock:
-            self._accounts[host].reserved -= 1
+            refusal = _first_refusal(hold.claims, hold.accounts, (0, 0, 1, 0), now_s)
+            if refusal is None:
+                hold.recipients += 1
+                for _, account in hold.accounts:
+                    account.recipients += 1
+            return refusal
 
-    def recent(self, count: int) -> list[Host]:
-        """The `count` most recently active clients."""
+    def settle(self, hold: Hold, recipients: int, now_s: float) -> None:
+        """The message was accepted for so many recipients, and counts. A second time does nothing."""
         with self._lock:
-            return list(islice(reversed(self._accounts), count))
+            if hold.messages:
+                self._stamp(hold.accounts, (0, 1, recipients, 0), hold.claims, now_s)
+            self._release(hold, now_s)
 
-    def totals(self, host: Host) -> Totals:
-        """The totals of `host`; zero when it has no account."""
+    def release(self, hold: Hold, now_s: float) -> None:
+        """What `hold` reserved is given back. A second time does nothing."""
         with self._lock:
-            account = self._accounts.get(host)
-            return Totals(account.accepted, account.deferred) if account else Totals(0, 0)
+            self._release(hold, now_s)
+
+    def refused_recipient(self, claim: Claim, now_s: float) -> None:
+        """The MTA refused a recipient of this client."""
+        with self._lock:
+            accounts = self._accounts((claim,), now_s)
+            self._stamp(accounts, (0, 0, 0, 1), (claim,), now_s)
+            self._let_go(accounts, now_s)
+
+    def usage(self, key: str, caps: Iterable[Cap], now_s: float) -> list[int]:
+        """What counts against each cap now, reservations included."""
+        with self._lock:
+            account = self._places.peek(key)
+            return [_used(account, cap, now_s) if account else 0 for cap in caps]
+
+    def open_connections(self, key: str) -> int:
+        """How many connections `key` has open."""
+        with self._lock:
+            account = self._places.peek(key)
+            return account.open if account else 0
+
+    def forgive(self, key: str, now_s: float) -> bool:
+        """Drops everything that counts against `key`, but nothing that it holds; whether there was any."""
+        with self._lock:
+            self._memory.write([Record(key, Pool.KNOWN, None, now_s)])
+            return self._places.forgive(key)
+
+    def sweep(self, now_s: float) -> None:
+        """Forgets some of what no longer counts; call it often, each call is short."""
+        with self._lock:
+            self._places.sweep(now_s)
+
+    def resize(self, horizon_s: float, capacity: int) -> None:
+        """Another longest window and another number of accounts from now on."""
+        with self._lock:
+            self._places.resize(horizon_s, capacity)
+
+    def remember(self, records: Iterable[Record], now_s: float) -> None:
+        """Takes over what an earlier process has written down."""
+        with self._lock:
+            for key, pool, amounts, at_s in records:
+                if amounts is None:
+                    self._places.forgive(key)
+                else:
+                    self._places.restore(key, pool, amounts, at_s, now_s)
+
+    @property
+    def census(self) -> dict[str, int]:
+        """How many accounts each pool has."""
+        return self._places.census()
 
     def __len__(self) -> int:
-        return len(self._accounts)
+        return len(self._places)
 
-    def _account(self, host: Host, now_s: float) -> Account | None:
-        account = self._accounts.get(host)
-        if account is None:
-            self._forget_idle(now_s)
-            if len(self._accounts) >= self._max_clients:
-                return None
-            account = self._accounts[host] = Account()
-        self._touch(host, account, now_s)
-        return account
+    def _accounts(self, claims: Sequence[Claim], now_s: float) -> list[tuple[str, Account]]:
+        return [self._places.take(c.key, c.pool, c.neighbours, now_s) for c in claims]
 
-    def _touch(self, host: Host, account: Account, now_s: float) -> None:
-        account.touched_s = max(now_s, account.touched_s)
-        self._accounts.move_to_end(host)
+    def _let_go(self, accounts: Iterable[tuple[str, Account]], now_s: float) -> None:
+        for key, account in accounts:
+            self._places.put_back(key, account, now_s)
 
-    def _forget_idle(self, now_s: float) -> None:
-        for _ in range(FORGET_AT_ONCE):
-            host, account = next(iter(self._accounts.items()), (None, None))
-            if host is None or account is None or now_s - account.touched_s < self._window_s:
-                return
-            if account.reserved:
-                self._touch(host, account, now_s)  # a transaction that is open is in use
-            else:
-                del self._accounts[host]
+    def _stamp(self, accounts: Sequence[tuple[str, Account]], amounts: Amounts, claims: Sequence[Claim],
+               now_s: float) -> None:
+        """Stamps and writes only what some limit asks for: an unlimited key costs neither time nor room."""
+        records = []
+        for (key, account), claim in zip(accounts, claims, strict=True):
+            counted = {cap.kind for cap in claim.caps}
+            if any(amount for kind, amount in enumerate(amounts) if kind in counted):
+                account.stamp(amounts, now_s)
+                records.append(Record(key, account.pool, amounts, now_s))
+        if records:
+            self._memory.write(records)
 
-    def _expire(self, account: Account, now_s: float) -> None:
-        del account.stamps[:bisect_right(account.stamps, now_s - self._window_s)]
+    def _release(self, hold: Hold, now_s: float) -> None:
+        for _, account in hold.accounts:
+            account.messages -= hold.messages
+            account.recipients -= hold.recipients
+            account.open -= hold.open
+        self._let_go(hold.accounts, now_s)
+        hold.accounts, hold.messages, hold.recipients, hold.open = [], 0, 0, 0
 
-    def _retry_s(self, account: Account, limit: int, now_s: float) -> float:
-        """Seconds until enough stamps have left the window for one more message under `limit`."""
-        if limit <= 0:
-            return self._window_s
-        leaving = len(account.stamps) + account.reserved - limit
-        if leaving >= len(account.stamps):
-            return min(RESERVED_RETRY_S, self._window_s)
-        return account.stamps[leaving] + self._window_s - now_s
+
+def _used(account: Account, cap: Cap, now_s: float) -> int:
+    used = account.used(cap.kind, cap.window_s, now_s)
+    if cap.kind is Kind.MESSAGES:
+        return used + account.messages
+    return used + account.recipients if cap.kind is Kind.RECIPIENTS else used
+
+
+def _first_refusal(claims: Sequence[Claim], accounts: Sequence[tuple[str, Account]], amounts: Amounts,
+                   now_s: float) -> Refusal | None:
+    """The first limit that `amounts` more would exceed; a kind with amount 0 is not asked.
+
+    Refused recipients are asked for with 1, though the message adds none: at the limit nothing passes.
+    """
+    for claim, (key, account) in zip(claims, accounts, strict=True):
+        for cap in claim.caps:
+            amount = amounts[cap.kind]
+            if amount and (used := _used(account, cap, now_s)) + amount > cap.most:
+                return Refusal(key, cap, cap.most, used, _retry_s(account, cap, used, amount, now_s))
+    return None
+
+
+def _retry_s(account: Account, cap: Cap, used: int, amount: int, now_s: float) -> float:
+    """Seconds until enough has left the window for `amount` more."""
+    if cap.most < amount:
+        return cap.window_s
+    leaving = used + amount - cap.most
+    if leaving > account.used(cap.kind, cap.window_s, now_s):
+        return min(HELD_RETRY_S, cap.window_s)
+    return max(0.0, account.free_at_s(cap.kind, cap.window_s, now_s, leaving) - now_s)

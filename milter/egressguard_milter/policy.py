@@ -3,41 +3,127 @@
 A verdict can only tighten: factors lie in (0, 1], and the worse verdict never gets the larger one.
 """
 
-import math
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from egressguard.core.documents import MAX_LIFETIME_S, MAX_NAME_LENGTH
-from egressguard.core.errors import Mistake
-from egressguard.core.exchange_url import url_mistakes
-from egressguard.core.verdict import State, Tier
-from egressguard.toml_file import read
-from egressguard_milter.endpoint import parse_endpoint
+from egressguard.core.exchange_url import sqlite_path
 
 DEFAULT_PATH = Path("/etc/egressguard/egressguard-milter.toml")
+DEFAULT_STATE = Path("/var/lib/egressguard/milter")
+RATES = ("connections", "messages", "recipients", "refused_recipients")
+LEVELS = ("open_connections", "recipients_per_message", "messages_per_connection")
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
-    """What a client may do without any verdict: `messages` accepted in any `window_s` seconds."""
+class Counts:
+    """How much of each is accepted in one window; None: not limited here."""
 
-    messages: int = 40
-    window_s: float = 600.0
+    connections: int | None = None
+    messages: int | None = None
+    recipients: int | None = None
+    refused_recipients: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Also(Counts):
+    """A further window on the same keys, such as 500 messages in a day."""
+
+    window_s: float = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates(Counts):
+    """Limits over time: the counts in `window_s` seconds, and further windows. None: the base window."""
+
+    window_s: float | None = None
+    also: tuple[Also, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms(Rates):
+    """All limits of one client. What is named in `unlimited` is not limited, whatever stands elsewhere."""
+
+    open_connections: int | None = None
+    recipients_per_message: int | None = None
+    messages_per_connection: int | None = None
+    unlimited: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Base(Terms):
+    """What a client may do that nothing else is said about."""
+
+    messages: int | None = 40
+    window_s: float | None = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRule(Terms):
+    """What the clients in `match` may do, each of them; `shared` is one budget for all of them together.
+
+    `match` has addresses, networks and host names; a name stands for its subdomains too.
+    """
+
+    match: tuple[str, ...] = ()
+    group: str = ""
+    shared: Rates = field(default_factory=Rates)
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Terms):
+    """What the clients of a group may do, each, and `shared`: all of them together."""
+
+    shared: Rates = field(default_factory=Rates)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRates(Rates):
+    """Limits of each envelope sender or SASL login that no rule names."""
+
+    unlimited: tuple[str, ...] = ()
+    recipients_per_message: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRule(KeyRates):
+    """What the senders (addresses, domains) or logins in `match` may do, each of them."""
+
+    match: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Which limits are in force at all: ze-filter's CHECK_ switches."""
+
+    connections: bool = True
+    messages: bool = True
+    recipients: bool = True
+    refused_recipients: bool = True
+    open_connections: bool = True
+    recipients_per_message: bool = True
+    messages_per_connection: bool = True
+    senders: bool = True
+    logins: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one verdict does to the base limit: `tightened` multiplies it, `held` defers everything."""
+    """What one verdict does: `tightened` multiplies the limits, `held` defers everything.
+
+    `factors` has a factor of its own for a limit. With `hold_queue` a held client's messages are accepted,
+    within the base limits, into the MTA's hold queue.
+    """
 
     factor: float | None = None
     tier: Literal["tightened", "held"] = "tightened"
+    factors: dict[str, float] = field(default_factory=dict)
+    hold_queue: bool = False
 
-    @property
-    def share(self) -> float:
+    def share(self, limit: str) -> float:
         """The part of the base limit that remains; 0 when held."""
-        return 0.0 if self.tier == "held" or self.factor is None else self.factor
+        return 0.0 if self.tier == "held" else self.factors.get(limit, self.factor or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,79 +135,55 @@ class Tiers:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What a relay does with one client now: its tier, and its limit in messages per window."""
-
-    tier: Tier
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
     """One relay's configuration."""
 
     relay: str = "relay"
     socket: str = "inet:8892@127.0.0.1"
     exchange: str = "sqlite:/var/lib/egressguard/exchange/exchange.db"
+    state: str = ""
     limits: Base = field(default_factory=Base)
+    checks: Checks = field(default_factory=Checks)
+    client: tuple[ClientRule, ...] = ()
+    groups: dict[str, Group] = field(default_factory=dict)
+    sender_limits: KeyRates = field(default_factory=KeyRates)
+    sender: tuple[KeyRule, ...] = ()
+    login_limits: KeyRates = field(default_factory=KeyRates)
+    login: tuple[KeyRule, ...] = ()
     tiers: Tiers = field(default_factory=Tiers)
     signal_poll_s: float = 0.2
     report_lifetime_s: float = 30.0
     max_clients: int = 100_000
+    max_sessions: int = 20_000
+    max_sessions_per_client: int = 2_000
 
-    def standing(self, state: State) -> Standing:
-        """The tier and limit that `state` means; a tightened limit never falls below one message."""
-        if state is State.CLEAN:
-            return Standing(Tier.NORMAL, self.limits.messages)
-        rule = self.tiers.suspect if state is State.SUSPECT else self.tiers.compromised
-        if rule.tier == "held":
-            return Standing(Tier.HELD, 0)
-        # Rounded first: 100 × 0.29 is 28.999… in binary, and the administrator meant 29.
-        tightened = math.floor(round(self.limits.messages * rule.share, 6))
-        return Standing(Tier.TIGHTENED, max(1, tightened))
+    @property
+    def state_folder(self) -> Path:
+        """Where counts and the control socket are: `state`, or a folder beside the exchange's file.
 
+        Beside, so that two relays with two configurations never meet in one folder by default.
+        """
+        if self.state:
+            return Path(self.state)
+        try:
+            beside = Path(sqlite_path(self.exchange)).parent
+        except ValueError:
+            return DEFAULT_STATE
+        return beside / (re.sub(r"[^A-Za-z0-9_-]", "_", self.relay)[:100] + ".relay")
 
-def read_policy(path: Path) -> Policy:
-    """The policy in `path`. Raises ConfigError with every mistake."""
-    return read(path, Policy, mistakes)
+    @property
+    def control_path(self) -> Path:
+        """The control socket."""
+        return self.state_folder / "control"
 
+    @property
+    def horizon_s(self) -> float:
+        """The longest window of any limit."""
+        base_s = self.limits.window_s or Base().window_s or 0.0
+        return max(base_s, *(window for rates in self._all_rates()
+                             for window in (rates.window_s or 0.0, *(a.window_s for a in rates.also))))
 
-def mistakes(policy: Policy) -> Iterator[Mistake]:
-    """Everything wrong with `policy` that its types do not tell."""
-    if not (0 < len(policy.relay) <= MAX_NAME_LENGTH and policy.relay.isprintable()
-            and policy.relay.strip()):
-        yield Mistake("relay", f"{policy.relay[:80]!r} is no name: use 1 to {MAX_NAME_LENGTH} "
-                               "printable characters, unique among the relays")
-    try:
-        parse_endpoint(policy.socket)
-    except ValueError as error:
-        yield Mistake("socket", str(error))
-    yield from url_mistakes(policy.exchange)
-    yield from _number_mistakes(policy)
-    yield from _tier_mistakes(policy.tiers)
-
-
-def _number_mistakes(policy: Policy) -> Iterator[Mistake]:
-    bounds: tuple[tuple[str, float, float, float], ...] = (
-        # One time stamp of 8 bytes per message and client is kept: the upper bound is one of memory.
-        ("limits.messages", policy.limits.messages, 1, 100_000),
-        ("limits.window_s", policy.limits.window_s, 1, 86400),
-        ("signal_poll_s", policy.signal_poll_s, 0.05, 10),
-        ("report_lifetime_s", policy.report_lifetime_s, 1, MAX_LIFETIME_S),
-        ("max_clients", policy.max_clients, 1, 10_000_000),
-    )
-    for key, value, low, high in bounds:
-        if not (math.isfinite(value) and low <= value <= high):
-            yield Mistake(key, f"{value} is out of range: {low:g} to {high:g}")
-
-
-def _tier_mistakes(tiers: Tiers) -> Iterator[Mistake]:
-    for name, rule in (("suspect", tiers.suspect), ("compromised", tiers.compromised)):
-        if rule.tier == "tightened" and rule.factor is None:
-            yield Mistake(f"tiers.{name}.factor", 'is missing: give a factor, or tier = "held"')
-        if rule.factor is not None and not 0 < rule.factor <= 1:
-            yield Mistake(f"tiers.{name}.factor", f"{rule.factor} is out of range: above 0 and at "
-                                                  "most 1, since a verdict can only tighten")
-    if tiers.compromised.share > tiers.suspect.share:
-        yield Mistake("tiers.compromised", "is milder than tiers.suspect: the worse verdict must not "
-                                           "leave a client more")
+    def _all_rates(self) -> list[Rates]:
+        sharing: list[ClientRule | Group] = [*self.client, *self.groups.values()]
+        return [self.limits, self.sender_limits, self.login_limits, *sharing, *(s.shared for s in sharing),
+                *self.sender, *self.login]

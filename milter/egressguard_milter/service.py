@@ -1,50 +1,110 @@
 """Puts the relay's parts together, in the order in which none of them can be met half made."""
 
 import secrets
+import time
+from pathlib import Path
 
+from egressguard.boot import boot_id
 from egressguard.exchange import open_exchange
 from egressguard.service_manager import notify
 from egressguard_milter import callbacks
+from egressguard_milter.answers import Answers
+from egressguard_milter.control import Control
 from egressguard_milter.endpoint import Endpoint, claim, parse_endpoint
 from egressguard_milter.journal import line, logger
 from egressguard_milter.ledger import Ledger
 from egressguard_milter.limits import Limits
 from egressguard_milter.link import Link
+from egressguard_milter.mistakes import read_policy
 from egressguard_milter.policy import Policy
 from egressguard_milter.reports import Reports
+from egressguard_milter.segments import Segments, SegmentsError
 from egressguard_milter.shutdown import Shutdown, block_signals
 from egressguard_milter.signals import Signals
+from egressguard_milter.tallies import Tallies
 from egressguard_milter.watch import Watch
 
 
-def run(policy: Policy) -> None:
-    """Serves the MTA until a stop signal; then the process ends. Raises ListenError."""
+def run(path: Path) -> None:
+    """Serves the MTA until a stop signal; then the process ends.
+
+    Raises ConfigError, ListenError, or SegmentsError when another process keeps its counts in our folder.
+    """
+    policy = read_policy(path)
     block_signals()
     endpoint = parse_endpoint(policy.socket)
     claim(endpoint)
-    signals, ledger = Signals(), Ledger(policy.limits.window_s, policy.max_clients)
+    signals, tallies, memory = Signals(), Tallies(), _memory(policy)
+    ledger = Ledger(policy.horizon_s, policy.max_clients, memory)
+    _remember(ledger, memory, policy)
     limits = Limits(policy, ledger, signals.state)
-    reports = Reports(policy, secrets.token_hex(8), limits, ledger, signals)
-    watch = Watch(policy, signals, reports, Link(lambda: open_exchange(policy.exchange)))
-    callbacks.listen(endpoint, limits)
+    reports = Reports(secrets.token_hex(8), limits, tallies, signals)
+    watch = Watch(limits, signals, reports, Link(lambda: open_exchange(policy.exchange)),
+                  lambda now_s: _upkeep(ledger, memory, limits, now_s))
+    answers = Answers(limits, ledger, tallies, signals, lambda: read_policy(path), lambda: _fault(memory))
+    control = _control(policy, answers) if memory else None
+    callbacks.listen(endpoint, limits, tallies)
     watch.safe_step()  # the verdicts are in force before the first message
     watch.start()
-    shutdown = Shutdown(lambda: _last_steps(watch, endpoint))
+    shutdown = Shutdown(lambda: _last_steps(watch, endpoint, control))
     shutdown.start()
-    _say_started(policy, endpoint)
+    _say_started(policy, endpoint, memory)
     notify("READY=1")
     callbacks.serve()
     shutdown.finish("libmilter")
 
 
-def _last_steps(watch: Watch, endpoint: Endpoint) -> None:
+def _memory(policy: Policy) -> Segments | None:
+    """The durable counts. Without a folder for them limits hold all the same, but not over a restart."""
+    try:
+        return Segments(policy.state_folder, boot_id())
+    except SegmentsError as error:
+        if error.busy:
+            raise
+        logger.error(line("counts_not_durable", reason=error, effect="limits hold until the next restart"))
+        return None
+
+
+def _remember(ledger: Ledger, memory: Segments | None, policy: Policy) -> None:
+    if memory is not None:
+        now_s = time.monotonic()
+        records = memory.load(policy.horizon_s, now_s)
+        ledger.remember(records, now_s)
+        logger.info(line("remembered", records=len(records), keys=len(ledger)))
+
+
+def _upkeep(ledger: Ledger, memory: Segments | None, limits: Limits, now_s: float) -> None:
+    ledger.sweep(now_s)
+    if memory is not None:
+        memory.maintain(limits.policy.horizon_s, now_s)
+
+
+def _fault(memory: Segments | None) -> str:
+    if memory is None:
+        return "counts are not durable: no state folder"
+    return f"counts are not durable: {memory.failed}" if memory.failed else ""
+
+
+def _control(policy: Policy, answers: Answers) -> Control | None:
+    try:
+        control = Control(policy.control_path, answers.answer)
+    except OSError as error:
+        logger.error(line("control_unavailable", path=policy.control_path, reason=error))
+        return None
+    control.start()
+    return control
+
+
+def _last_steps(watch: Watch, endpoint: Endpoint, control: Control | None) -> None:
     notify("STOPPING=1")
     if endpoint.path is not None:
         endpoint.path.unlink(missing_ok=True)  # libmilter leaves it behind
+    if control is not None:
+        control.close()
     watch.stop()
 
 
-def _say_started(policy: Policy, endpoint: Endpoint) -> None:
+def _say_started(policy: Policy, endpoint: Endpoint, memory: Segments | None) -> None:
     logger.info(line("started", relay=policy.relay, socket=endpoint.connection,
                      messages=policy.limits.messages, window_s=policy.limits.window_s,
-                     exchange=policy.exchange))
+                     exchange=policy.exchange, state=policy.state_folder, durable=memory is not None))

@@ -1,63 +1,159 @@
 """One client's connection: at most one reservation, settled or given back exactly once.
 
 Abort arrives redundantly (twice per refused MAIL in Postfix) and not always, so every way out of a
-transaction ends in `_release`, which does nothing the second time.
+transaction ends in `_release`, which does nothing the second time. A connection that was let in is never
+cut because of others: connection limits are asked at its beginning only.
 """
 
-from egressguard.core.hosts import Host, canonical_address, host_of
-from egressguard_milter.limits import Decision, Limits
+from dataclasses import dataclass
 
-# A connection without a usable address (unix socket, unknown family) is not unlimited: all of them
-# are one client. No verdict can name it, because it is no address.
-UNADDRESSED = Host("unaddressed")
+from egressguard.core.hosts import Address, canonical_address
+from egressguard.core.verdict import Tier
+from egressguard_milter.decision import Decision
+from egressguard_milter.ledger import Claim, Hold
+from egressguard_milter.limits import Limits
+from egressguard_milter.tallies import Tallies
+from egressguard_milter.terms import UNADDRESSED, Allowance
+
+NOBODY = Allowance(UNADDRESSED, Claim(UNADDRESSED, ()))
 
 
-def host_in(address: str | None) -> Host:
-    """The key of the client at `address` as the MTA wrote it; UNADDRESSED when it is none."""
-    if address is None:
-        return UNADDRESSED
+def address_in(text: str | None) -> Address | None:
+    """The address of a client as the MTA wrote it; None when it is none."""
+    if text is None:
+        return None
     try:
-        return host_of(canonical_address(address))
+        return canonical_address(text)
     except ValueError:
-        return UNADDRESSED
+        return None
+
+
+@dataclass(slots=True)
+class Transaction:
+    """A message on its way: what it has reserved, and what was said about it so far."""
+
+    hold: Hold
+    sender: str
+    most_recipients: int | None
+    declared_bytes: int = 0
+    recipients: int = 0
+    refused: Decision | None = None
+    hold_queue: bool = False
 
 
 class Session:
     """One milter connection; its callbacks come one after another, though from changing threads."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._host = UNADDRESSED
-        self._reserved: Host | None = None
+    def __init__(self, limits: Limits, tallies: Tallies) -> None:
+        self._limits, self._tallies = limits, tallies
+        self._connection: Hold | None = None
+        self._transaction: Transaction | None = None
+        self._refusal: Decision | None = None
+        self._address: Address | None = None
+        self._name = ""
+        self._allowance, self._directory = NOBODY, limits.directory
+        self._messages = 0
 
-    def connect(self, address: str | None) -> None:
+    def connect(self, address: str | None, name: str, now_s: float) -> Decision:
         """A client is there. XCLIENT makes it a second time on one connection, as another client."""
-        self._release()
-        self._host = host_in(address)
+        self.close(now_s)
+        self._address, self._name, self._messages = address_in(address), name, 0
+        self._look_up()
+        decision, self._connection = self._limits.open(self._allowance, now_s)
+        self._refusal = None if decision.accepted else decision
+        return self._told(decision)
 
-    def mail(self, now_s: float) -> Decision:
-        """MAIL FROM: reserves one message."""
-        self._release()
-        decision = self._limits.check(self._host, now_s)
-        if decision.accepted:
-            self._reserved = self._host
+    def mail(self, sender: str, login: str, declared_bytes: int, now_s: float) -> Decision:
+        """MAIL FROM: reserves one message with one recipient, so the first RCPT is never over a limit."""
+        self._release(now_s)
+        if self._refusal is not None:
+            return self._refusal
+        if self._directory is not self._limits.directory:
+            self._look_up()
+        allowance, standing = self._allowance, self._limits.standing(self._allowance, now_s)
+        most = self._limits.level(allowance, "messages_per_connection", standing.verdict)
+        over = self._limits.exceeded(allowance, "messages_per_connection", self._messages, most, now_s)
+        if over is not None:
+            return self._told(over)
+        directory = self._limits.directory
+        payers = [payer for payer in (directory.sender(sender), directory.login(login)) if payer]
+        decision, hold = self._limits.reserve(allowance, [claim for claim, _ in payers], now_s)
+        if hold is not None:
+            levels = [self._limits.level(allowance, "recipients_per_message", standing.verdict),
+                      *(most for _, most in payers)]
+            most = min((n for n in levels if n is not None), default=None)
+            self._transaction = Transaction(hold, sender, most, declared_bytes,
+                                            hold_queue=decision.tier is Tier.HELD)
+        return self._told(decision)
+
+    def recipient(self, domain: str, now_s: float) -> Decision:
+        """RCPT TO that the MTA takes. The first one of a message is paid for already."""
+        transaction = self._transaction
+        if transaction is None:
+            return Decision(self._allowance.host)
+        if transaction.refused is not None:
+            return self._told(transaction.refused)
+        over = self._limits.exceeded(self._allowance, "recipients_per_message", transaction.recipients,
+                                     transaction.most_recipients, now_s)
+        if over is None and transaction.recipients:
+            over = self._limits.extend(self._allowance, transaction.hold, now_s)
+        if over is not None and not over.accepted:
+            return self._told(over)
+        transaction.recipients += 1
+        self._tallies.domain(self._allowance.host, domain)
+        return over or Decision(self._allowance.host)
+
+    def recipient_refused(self, now_s: float) -> None:
+        """RCPT TO that the MTA refuses by itself."""
+        self._tallies.refused_recipient(self._allowance.host)
+        decision = self._limits.recipient_refused(self._allowance, now_s)
+        if not decision.accepted and self._transaction is not None:
+            self._transaction.refused = decision
+
+    @property
+    def nothing_accepted(self) -> bool:
+        """Whether no recipient of this message was taken: then DATA would be answered with 554."""
+        return self._transaction is None or self._transaction.recipients == 0
+
+    @property
+    def hold_queue(self) -> bool:
+        """Whether this message belongs in the MTA's hold queue."""
+        return self._transaction is not None and self._transaction.hold_queue
+
+    def end_of_message(self, now_s: float) -> Decision | None:
+        """The message is complete: now it counts. None when none was reserved."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is None:
+            return None
+        recipients = max(1, transaction.recipients)
+        self._limits.settle(transaction.hold, recipients, now_s)
+        self._messages += 1
+        host = self._allowance.host
+        self._tallies.accepted(host, transaction.sender, recipients, transaction.declared_bytes)
+        standing = self._limits.standing(self._allowance, now_s)
+        return Decision(host, standing.tier, standing.verdict, key=host, used=self._messages)
+
+    def abort(self, now_s: float) -> None:
+        """The transaction ended without a message, or had ended before."""
+        self._release(now_s)
+
+    def close(self, now_s: float) -> None:
+        """The client is gone."""
+        self._release(now_s)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._limits.close(connection, now_s)
+
+    def _look_up(self) -> None:
+        self._directory = self._limits.directory
+        self._allowance = self._directory.client(self._address, self._name)
+
+    def _told(self, decision: Decision) -> Decision:
+        if not decision.accepted:
+            self._tallies.deferred(decision.host, decision.limit)
         return decision
 
-    def end_of_message(self, now_s: float) -> None:
-        """The message is complete: now it counts."""
-        if self._reserved is not None:
-            host, self._reserved = self._reserved, None
-            self._limits.settle(host, now_s)
-
-    def abort(self) -> None:
-        """The transaction ended without a message, or had ended before."""
-        self._release()
-
-    def close(self) -> None:
-        """The client is gone."""
-        self._release()
-
-    def _release(self) -> None:
-        if self._reserved is not None:
-            host, self._reserved = self._reserved, None
-            self._limits.release(host)
+    def _release(self, now_s: float) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            self._limits.release(transaction.hold, now_s)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from egressguard_milter.journal import line, logger
+from egressguard_milter.limits import Limits
 from egressguard_milter.link import Link
-from egressguard_milter.policy import Policy
+from egressguard_milter.matching import address_of_host
 from egressguard_milter.reports import Reports, period_s
 from egressguard_milter.signals import Change, Signals
 
@@ -20,26 +21,28 @@ STOP_TIMEOUT_S = 2.0
 class Watch:
     """Polls the exchange, puts verdicts in force, leaves reports."""
 
-    def __init__(self, policy: Policy, signals: Signals, reports: Reports, link: Link,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self._policy = policy
+    def __init__(self, limits: Limits, signals: Signals, reports: Reports, link: Link,
+                 upkeep: Callable[[float], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
         self._signals = signals
         self._reports = reports
         self._link = link
+        self._upkeep = upkeep
         self._clock = clock
         self._report_at_s = float("-inf")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def step(self, now_s: float) -> None:
-        """One poll."""
+        """One poll. `upkeep` is what the ledger and its memory need now and then."""
+        self._upkeep(now_s)
         bulletins = self._link.fetch(now_s)
         if bulletins is not None:
             self._signals.receive(bulletins, now_s)
         changes = self._signals.evaluate(now_s)
         self._say(changes)
         if changes or now_s >= self._report_at_s:
-            self._report_at_s = now_s + period_s(self._policy)
+            self._report_at_s = now_s + period_s(self._limits.policy)
             self._link.leave(self._reports.make(now_s), now_s)
         if not self._signals.any_fresh:
             self._link.renew(now_s)
@@ -58,7 +61,7 @@ class Watch:
             self._link.close()
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._policy.signal_poll_s):
+        while not self._stopping.wait(self._limits.policy.signal_poll_s):
             self.safe_step()
 
     def safe_step(self) -> None:
@@ -71,9 +74,10 @@ class Watch:
 
     def _say(self, changes: list[Change]) -> None:
         for change in changes[:MAX_CHANGE_LINES]:
-            after = self._policy.standing(change.after)
-            logger.warning(line("tier", client=change.host, verdict=change.after,
-                                tier_before=self._policy.standing(change.before).tier,
+            allowance = self._limits.allowance(address_of_host(change.host))
+            before, after = (self._limits.standing_under(allowance, state)
+                             for state in (change.before, change.after))
+            logger.warning(line("tier", client=change.host, verdict=change.after, tier_before=before.tier,
                                 tier=after.tier, limit=after.limit))
         if len(changes) > MAX_CHANGE_LINES:
             logger.warning(line("tier", clients=len(changes) - MAX_CHANGE_LINES, detail="left out"))

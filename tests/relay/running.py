@@ -154,7 +154,7 @@ class Site:
     def policy(self, messages: int, more: str = "", *, window_s: float = 600.0) -> str:
         """A policy file's text; `more` are top level keys."""
         return (f'relay = "relay"\nsocket = "inet:{MILTER_PORT}@127.0.0.1"\n'
-                f'exchange = "sqlite:{self.exchange_path}"\n{more}\n'
+                f'exchange = "sqlite:{self.exchange_path}"\nstate = "{self.folder}/state"\n{more}\n'
                 f"[limits]\nmessages = {messages}\nwindow_s = {window_s}\n")
 
     def run(self, messages: int, more: str = "", *, window_s: float = 600.0) -> Milter:

@@ -1,5 +1,7 @@
 """A policy is right in every key, or each mistake in it is named; a verdict can only tighten."""
 
+import re
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egressguard.core.errors import ConfigError
+from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
+from egressguard_milter.decision import Standing
 from egressguard_milter.endpoint import parse_endpoint
-from egressguard_milter.policy import Base, Policy, Rule, Standing, Tiers, mistakes, read_policy
+from egressguard_milter.mistakes import mistakes, read_policy
+from egressguard_milter.policy import Base, Checks, ClientRule, Policy, Rule, Tiers
+from tests.relay.parts import parts
 
+HOST = Host("192.0.2.1")
 SAMPLE = Path(__file__).parents[2] / "milter/egressguard-milter.toml"
 
 
@@ -20,7 +27,20 @@ def test_the_sample_says_what_holds_without_it() -> None:
 
 def test_every_key_of_the_policy_stands_in_the_sample() -> None:
     text = SAMPLE.read_text()
-    assert all(f"\n{key} = " in text or f"[{key}" in text for key in Policy.__dataclass_fields__)
+    missing = [key for kind in (Policy, Base, ClientRule, Rule, Checks) for key in kind.__dataclass_fields__
+               if not re.search(rf"^(# )?(\[+)?{key}( = |[].])", text, re.MULTILINE)]
+    assert missing in ([], ["tier", "hold_queue"])  # these two stand in a sentence
+    assert 'tier = "held"' in text
+    assert "hold_queue = true" in text
+
+
+def test_the_samples_examples_are_right_too(tmp_path: Path) -> None:
+    text = re.sub(r"^# (?=\[|[a-z_]+ = )", "", SAMPLE.read_text(), flags=re.MULTILINE)
+    (tmp_path / "all.toml").write_text(text)
+    policy = read_policy(tmp_path / "all.toml")
+    assert policy.client
+    assert policy.limits.also
+    assert policy.login_limits.messages == 100
 
 
 def test_all_mistakes_are_named_at_once_with_file_and_key(tmp_path: Path) -> None:
@@ -62,12 +82,17 @@ def test_a_socket_that_is_none_or_binds_everything_is_a_mistake(text: str) -> No
     assert [m.key for m in mistakes(Policy(socket=text))] == ["socket"]
 
 
+def standing(policy: Policy, state: State) -> Standing:
+    relay = parts(policy, {HOST: state})
+    return relay.limits.standing(relay.limits.allowance(ip_address(HOST)), 0.0)
+
+
 @given(st.integers(1, 100_000), st.floats(0.0001, 1), st.floats(0.0001, 1))
 def test_a_verdict_never_gives_more_and_never_nothing_by_rounding(
         messages: int, one: float, other: float) -> None:
     policy = Policy(limits=Base(messages=messages),
                     tiers=Tiers(Rule(max(one, other)), Rule(min(one, other))))
-    clean, suspect, compromised = (policy.standing(state).limit for state in State)
+    clean, suspect, compromised = (standing(policy, state).limit for state in State)
     assert clean >= suspect >= compromised >= 1
 
 
@@ -75,7 +100,7 @@ def test_a_verdict_never_gives_more_and_never_nothing_by_rounding(
     (40, 0.5, 20), (40, 0.1, 4), (100, 0.29, 29), (3, 0.5, 1), (1, 0.1, 1), (40, 1.0, 40)])
 def test_a_factor_means_what_it_says(messages: int, factor: float, limit: int) -> None:
     policy = Policy(limits=Base(messages=messages), tiers=Tiers(suspect=Rule(factor)))
-    assert policy.standing(State.SUSPECT) == Standing(Tier.TIGHTENED, limit)
+    assert standing(policy, State.SUSPECT) == Standing(Tier.TIGHTENED, limit, State.SUSPECT)
 
 
 def test_the_worse_verdict_must_not_be_the_milder_one() -> None:
@@ -83,3 +108,81 @@ def test_the_worse_verdict_must_not_be_the_milder_one() -> None:
     assert [m.key for m in mistakes(Policy(tiers=Tiers(Rule(tier="held"), Rule(0.5))))] \
         == ["tiers.compromised"]
     assert not list(mistakes(Policy(tiers=Tiers(Rule(0.1), Rule(tier="held")))))
+
+
+def test_a_factor_of_its_own_for_a_limit_counts_for_that_limit_only() -> None:
+    policy = Policy(limits=Base(messages=100, recipients=100, recipients_per_message=100),
+                    tiers=Tiers(suspect=Rule(0.5, factors={"recipients": 0.1, "recipients_per_message": 0.2})))
+    limits = parts(policy).limits
+    allowance = limits.allowance(ip_address(HOST))
+    assert [cap.most for cap in limits.claim(allowance, State.SUSPECT).caps] == [50, 10]
+    assert limits.level(allowance, "recipients_per_message", State.SUSPECT) == 20
+
+
+def test_a_state_folder_is_beside_the_exchange_unless_it_is_said() -> None:
+    assert str(Policy(relay="a/b", exchange="sqlite:/x/y.db").state_folder) == "/x/a_b.relay"
+    assert str(Policy(state="/s").control_path) == "/s/control"
+
+
+def test_mistakes_in_rules_are_named_with_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("""
+state = "relative"
+[limits]
+messages = 40
+unlimited = ["mesages"]
+also = [{ window_s = 0.5, messages = 500 }]
+[checks]
+senders = false
+[[client]]
+match = ["192.0.2.0/24", "192.0.2.1/24", "not a name"]
+group = "absent"
+[[client]]
+match = ["192.0.2.0/24"]
+open_connections = 0
+[client.shared]
+messages = 0
+[[client]]
+messages = 3
+[groups.web]
+recipients = 0
+[[sender]]
+match = ["no sender", "a@x.example", "A@X.example"]
+connections = 3
+[sender_limits]
+refused_recipients = 3
+[tiers.suspect]
+factor = 0.5
+hold_queue = true
+factors = { messages = 2.0, messags = 0.5 }
+""")
+    with pytest.raises(ConfigError) as caught:
+        read_policy(path)
+    assert sorted(m.key for m in caught.value.mistakes) == sorted([
+        "state", "limits.unlimited", "limits.also.0.window_s", "client.0.match", "client.0.match",
+        "client.0.group", "client.1.match", "client.1.open_connections", "client.1.shared.messages",
+        "client.2.match", "groups.web.recipients", "sender.0.match", "sender.0.match", "sender.0.connections",
+        "sender_limits.refused_recipients", "tiers.suspect.factors.messages", "tiers.suspect.factors",
+        "tiers.suspect.hold_queue"])
+
+
+def test_an_unknown_key_in_a_rule_is_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text("[[client]]\nmatch = ['192.0.2.1']\nmesages = 3\n")
+    with pytest.raises(ConfigError, match=r"client\.0\.mesages: unknown key; did you mean 'messages'"):
+        read_policy(path)
+    path.write_text("[[client]]\nmatch = ['192.0.2.1']\n[client.shared]\nmesages = 3\n")
+    with pytest.raises(ConfigError, match=r"client\.0\.shared\.mesages: unknown key; did you mean 'messages'"):
+        read_policy(path)
+
+
+def test_every_limit_has_a_switch() -> None:
+    from egressguard_milter.mistakes import LIMITS
+    assert set(LIMITS) | {"senders", "logins"} == set(Checks.__dataclass_fields__)
+
+
+def test_the_longest_window_is_kept() -> None:
+    from egressguard_milter.policy import Also, Rates
+    assert Policy().horizon_s == 600.0
+    shared = Rates(messages=9, also=(Also(messages=100, window_s=86400.0),))
+    assert Policy(client=(ClientRule(match=("192.0.2.1",), shared=shared),)).horizon_s == 86400.0

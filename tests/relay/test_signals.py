@@ -13,14 +13,12 @@ from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 from egressguard.exchange import Exchange
 from egressguard.exchange.sqlite import SqliteExchange
-from egressguard_milter.ledger import Ledger
-from egressguard_milter.limits import Limits
 from egressguard_milter.link import RENEW_S, RETRY_S, Link
 from egressguard_milter.policy import Base, Policy
 from egressguard_milter.reports import MAX_CLIENTS, MAX_PERIOD_S, Reports
-from egressguard_milter.session import UNADDRESSED
 from egressguard_milter.signals import Change, Signals
 from egressguard_milter.watch import Watch
+from tests.relay.parts import as_address, mail, parts, send
 
 HOST, OTHER = Host("192.0.2.1"), Host("192.0.2.2")
 
@@ -54,11 +52,13 @@ class Relay:
         self.path = path
         self.broken = False
         policy = Policy(limits=Base(messages=40))
-        self.signals, self.ledger = Signals(), Ledger(600.0, 10_000)
-        self.limits = Limits(policy, self.ledger, self.signals.state)
-        reports = Reports(policy, "epoch", self.limits, self.ledger, self.signals)
+        self.signals = Signals()
+        self.parts = parts(policy, state=self.signals.state)
+        self.limits = self.parts.limits
+        reports = Reports("epoch", self.limits, self.parts.tallies, self.signals)
         self.link = Link(self._open)
-        self.watch = Watch(policy, self.signals, reports, self.link, clock=lambda: 100.0)
+        self.watch = Watch(self.limits, self.signals, reports, self.link, self.parts.ledger.sweep,
+                           clock=lambda: 100.0)
 
     def _open(self) -> Exchange:
         if self.broken:
@@ -66,7 +66,7 @@ class Relay:
         return opened(self.path)
 
     def limit(self, now_s: float, host: Host = HOST) -> int:
-        return self.limits.standing(host, now_s).limit
+        return self.limits.standing(self.limits.allowance(as_address(host)), now_s).limit
 
 
 class Router:
@@ -199,18 +199,20 @@ def test_a_file_that_is_no_database_means_base_limits(path: Path) -> None:
 
 def test_a_report_says_what_a_client_did_and_what_is_done_with_it(path: Path) -> None:
     relay, router = Relay(path), Router(path)
-    for _ in range(5):
-        relay.limits.check(OTHER, 100.0)
-        relay.limits.settle(OTHER, 100.0)
-    relay.limits.check(UNADDRESSED, 100.0)
+    session = relay.parts.session(OTHER, now_s=100.0)
+    for number in range(5):
+        assert send(session, 1, 100.0, sender=f"user{number % 2}@inside.example", recipients=3) == 1
+    send(relay.parts.session(None, now_s=100.0), 1, 100.0)
     router.exchange.publish(bulletin(1, h1=State.COMPROMISED, h2=State.COMPROMISED))
     relay.watch.step(100.0)
-    relay.limits.check(OTHER, 100.0)
-    assert router.report().clients == {HOST: Client(Tier.TIGHTENED, 4, 0, 0),
-                                       OTHER: Client(Tier.TIGHTENED, 4, 5, 0)}
+    mail(session, 100.0)
+    session.recipient_refused(100.0)
+    assert router.report().clients == {
+        HOST: Client(Tier.TIGHTENED, 4, 0, 0),
+        OTHER: Client(Tier.TIGHTENED, 4, 5, 0, recipients=15, senders=2, domains=1)}
     relay.watch.start()
     relay.watch.stop()
-    assert router.report().clients[OTHER] == Client(Tier.TIGHTENED, 4, 5, 1)
+    assert router.report().clients[OTHER] == Client(Tier.TIGHTENED, 4, 5, 1, {"messages": 1}, 15, 1, 2, 1)
 
 
 def test_a_report_is_left_at_every_change_and_otherwise_now_and_then(path: Path) -> None:
@@ -229,7 +231,7 @@ def test_a_report_is_left_at_every_change_and_otherwise_now_and_then(path: Path)
 def test_a_report_stays_small_and_names_the_suspects_first(path: Path) -> None:
     relay, router = Relay(path), Router(path)
     for number in range(2 * MAX_CLIENTS):
-        relay.limits.check(Host(f"2001:db8:0:{number:x}::/64"), 0.0)
+        relay.parts.tallies.deferred(Host(f"2001:db8:0:{number:x}::/64"), "messages")
     router.exchange.publish(bulletin(1, h1=State.COMPROMISED))
     relay.watch.step(0.0)
     assert len(router.report().clients) == MAX_CLIENTS

@@ -1,7 +1,9 @@
 """What a client of a real Postfix meets: exact limits, verdicts that come and lapse, no lost mail."""
 
+import re
 import signal
 import smtplib
+from dataclasses import replace
 
 import pytest
 
@@ -105,10 +107,15 @@ def test_a_verdict_shrinks_the_limit_and_the_report_says_so(site: Site) -> None:
     assert suspect.send(3) == [250, 451, 451]
     assert "limit of 1 messages in 600 seconds (tightened)" in suspect.replies[-1][1]
     assert other.send(3) == [250] * 3
-    expected = {Host("192.0.2.1"): Reported(Tier.TIGHTENED, 1, 1, 2),
-                Host("192.0.2.2"): Reported(Tier.NORMAL, 10, 3, 0)}
-    wait_until(lambda: (r := site.report()) is not None and r.clients == expected, "the report")
-    assert milter.log.count("event=deferred client=192.0.2.1 reason=messages") == 1
+    expected = {Host("192.0.2.1"): Reported(Tier.TIGHTENED, 1, 1, 2, {"messages": 2}, 1, 0, 1, 1),
+                Host("192.0.2.2"): Reported(Tier.NORMAL, 10, 3, 0, {}, 3, 0, 1, 1)}
+
+    def reported() -> bool:
+        report = site.report()
+        return report is not None and expected == {h: replace(c, declared_bytes=0) for h, c in report.clients.items()}
+    wait_until(reported, "the report")
+    assert milter.log.count("event=deferred client=192.0.2.1 key=192.0.2.1 limit=messages most=1 used=1") == 1
+    assert re.search(r"event=accepted client=192\.0\.2\.2 .*queue_id=[0-9A-F]+", milter.log)
 
 
 def test_a_held_client_is_deferred_altogether(site: Site) -> None:

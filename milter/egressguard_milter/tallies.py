@@ -1,0 +1,96 @@
+"""What was seen of each client, for the judge: counts, and how many different senders and domains.
+
+Everything here is bounded: a client's senders are a bitmap, and only the most recently active clients are
+remembered. Nothing of it decides anything, so forgetting costs evidence and never a limit.
+"""
+
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from egressguard.core.hosts import Host
+
+BITS = 1024  # counts up to some 5,000 different values, within about 5 %
+MAX_CLIENTS = 4096
+
+
+@dataclass(slots=True)
+class Tally:
+    """One client since it was first seen."""
+
+    accepted: int = 0
+    recipients: int = 0
+    declared_bytes: int = 0
+    refused_recipients: int = 0
+    deferred: dict[str, int] = field(default_factory=dict)
+    senders: int = 0
+    domains: int = 0
+
+
+class Tallies:
+    """The tallies by client. Safe to call from any thread."""
+
+    def __init__(self) -> None:
+        self._tallies: OrderedDict[Host, Tally] = OrderedDict()
+        self._lock = threading.Lock()
+        self.accepted_total = self.deferred_total = 0
+
+    def accepted(self, host: Host, sender: str, recipients: int, declared_bytes: int) -> None:
+        """A message was accepted."""
+        with self._lock:
+            self.accepted_total += 1
+            tally = self._of(host)
+            tally.accepted += 1
+            tally.recipients += recipients
+            tally.declared_bytes += declared_bytes
+            tally.senders |= _bit(sender)
+
+    def deferred(self, host: Host, limit: str) -> None:
+        """A client was told to come back."""
+        with self._lock:
+            self.deferred_total += 1
+            tally = self._of(host)
+            tally.deferred[limit] = tally.deferred.get(limit, 0) + 1
+
+    def refused_recipient(self, host: Host) -> None:
+        """The MTA refused a recipient."""
+        with self._lock:
+            self._of(host).refused_recipients += 1
+
+    def domain(self, host: Host, domain: str) -> None:
+        """A recipient in `domain` was taken."""
+        with self._lock:
+            self._of(host).domains |= _bit(domain)
+
+    def recent(self, count: int) -> list[Host]:
+        """The `count` most recently active clients, the last one first."""
+        with self._lock:
+            newest = reversed(self._tallies)
+            return [host for host, _ in zip(newest, range(count), strict=False)]
+
+    def of(self, host: Host) -> Tally:
+        """A client's tally; an empty one when it is not remembered."""
+        with self._lock:
+            return self._tallies.get(host) or Tally()
+
+    def _of(self, host: Host) -> Tally:
+        tally = self._tallies.get(host)
+        if tally is None:
+            tally = self._tallies[host] = Tally()
+            if len(self._tallies) > MAX_CLIENTS:
+                self._tallies.popitem(last=False)
+        else:
+            self._tallies.move_to_end(host)
+        return tally
+
+
+def _bit(value: str) -> int:
+    # Python's hash of text is keyed anew in every process: nobody can choose values that share a bit.
+    return 1 << (hash(value) % BITS)
+
+
+def distinct(bitmap: int) -> int:
+    """About how many different values are in a bitmap (linear counting)."""
+    unset = BITS - bitmap.bit_count()
+    return round(-BITS * math.log(max(unset, 1) / BITS))
