@@ -91,7 +91,8 @@ class Postfix:
 
     `networks` may relay (others are refused), `routes` names the server's address per recipient
     domain, `milter` is a port on 127.0.0.1 of the namespace, `settings` overrides main.cf. Without
-    a `folder` it makes a temporary one and removes it. Raises LabError if it does not start.
+    a `folder` it makes a temporary one and removes it; `services` are further lines of master.cf.
+    Raises LabError if it does not start.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Postfix:
         milter: int | None = None,
         settings: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        services: str = "",
     ) -> None:
         self.namespace = namespace
         self._temporary = folder is None
@@ -119,13 +121,13 @@ class Postfix:
             **(settings or {}),
         }
         try:
-            self._write(parameters)
+            self._write(parameters, services)
             self.start()
         except BaseException:
             self.close()
             raise
 
-    def _write(self, parameters: Mapping[str, str]) -> None:
+    def _write(self, parameters: Mapping[str, str], services: str) -> None:
         _make_folders(self.folder)
         own = {
             "queue_directory": self.folder / "spool",
@@ -135,7 +137,7 @@ class Postfix:
         }
         lines = [f"{key} = {value}\n" for key, value in {**own, **parameters}.items()]
         (self.config / "main.cf").write_text("".join(lines))
-        (self.config / "master.cf").write_text(SERVICES)
+        (self.config / "master.cf").write_text(SERVICES + services)
         # Postfix lets a configuration file cool down: it sleeps when one is younger than 2 s.
         os.utime(self.config / "main.cf", (0, 0))
 
