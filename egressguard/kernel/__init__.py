@@ -27,7 +27,7 @@ from egressguard.kernel import links, nft
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset
 from egressguard.kernel.scratch import expected_ruleset
-from egressguard.kernel.sets import host_text, read_counters, read_elements, read_leases
+from egressguard.kernel.sets import host_text, read_counters, read_counts, read_elements, read_leases
 
 __all__ = ["Kernel", "Netfilter", "NoSuchEntry", "Ruleset", "incarnation"]
 
@@ -95,6 +95,12 @@ class Netfilter:
         """The elements of the configured sets."""
         return {name: frozenset(self._elements(name, fields)) for name, fields in CONFIGURED.items()}
 
+    def _counted(self, name: str, fields: Fields) -> dict[Element, int]:
+        try:
+            return read_counts(self._netlink, name, fields)
+        except NoSuchEntry:
+            return {}
+
     def _elements(self, name: str, fields: Fields) -> dict[Element, int]:
         """A set that somebody has deleted is empty: loading the rules makes it again."""
         try:
@@ -138,13 +144,13 @@ class Netfilter:
         inventory, strangers = self._counts(INVENTORY), self._counts(STRANGERS)
         destinations = {(Host(host_text(element)), element[1]): count
                         for name, fields in DESTINATIONS.items()
-                        for element, count in self._elements(name, fields).items()}
+                        for element, count in self._counted(name, fields).items()}
         macs = {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
         return Sample(now_s, totals, inventory, strangers, destinations, macs)
 
     def _counts(self, sets: dict[str, Fields]) -> dict[Host, int]:
         return {Host(host_text(element)): count for name, fields in sets.items()
-                for element, count in self._elements(name, fields).items()}
+                for element, count in self._counted(name, fields).items()}
 
     def expected(self, rules: Path) -> Ruleset:
         """The table that the rules file makes."""

@@ -7,7 +7,8 @@ is a mapping, so repetitions fall together, and nobody may read "absent" as "gon
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from ipaddress import ip_address, summarize_address_range
 
 from egressguard.core.errors import KernelError
@@ -25,7 +26,10 @@ from egressguard.kernel.netlink import (
 
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
 ELEM_KEY, ELEM_EXPIRATION, ELEM_EXPR, ELEM_KEY_END = 1, 5, 7, 10
-DATA_VALUE, EXPR_DATA, COUNTER_PACKETS = 1, 2, 2
+DATA_VALUE, EXPR_DATA, COUNTER_BYTES, COUNTER_PACKETS = 1, 2, 1, 2
+LIST_ELEMENT = 1
+_ATTRIBUTE = struct.Struct("=HH")
+TYPE_MASK = 0x3FFF
 OBJ_TABLE, OBJ_NAME, OBJ_TYPE, OBJ_DATA = 1, 2, 3, 4
 OBJECT_COUNTER = 1
 PADDED = 4  # every field of a concatenated key fills whole 32-bit registers
@@ -82,25 +86,99 @@ FIELDS: dict[FieldType, tuple[int, Convert]] = {
 }
 
 
+PLAIN: dict[FieldType, tuple[int, Callable[[bytes], str]]] = {
+    "ipv4_addr": (4, partial(socket.inet_ntop, socket.AF_INET)),
+    "ipv6_addr": (16, partial(socket.inet_ntop, socket.AF_INET6)),
+}
+
+
 def read_elements(netlink: Netlink, name: str, fields: Fields) -> dict[Element, int]:
     """Every element of a set with its counter's packets (0 where elements have no counter).
 
     Raises NoSuchEntry when the table or the set is missing.
     """
-    request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
     decode = _decoder(name, fields)
-    return {decode(key, end): packets
-            for answer in netlink.dump(GETSETELEM, NFPROTO_INET, request, f"reading set {name}")
-            for key, end, packets, _ in _elements(answer)}
+    return {decode(key, end): packets for key, end, packets, _ in _all_elements(netlink, name)}
 
 
 def read_leases(netlink: Netlink, name: str, fields: Fields) -> dict[Element, float]:
     """Every element of a set with the seconds that are left of its timeout (infinite without one)."""
-    request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
     decode = _decoder(name, fields)
-    return {decode(key, end): left_s
-            for answer in netlink.dump(GETSETELEM, NFPROTO_INET, request, f"reading set {name}")
-            for key, end, _, left_s in _elements(answer)}
+    return {decode(key, end): left_s for key, end, _, left_s in _all_elements(netlink, name)}
+
+
+def read_counts(netlink: Netlink, name: str, fields: Fields) -> dict[Element, int]:
+    """The same as `read_elements`, several times faster for sets of plain addresses with counters."""
+    lists = [_columns(payload) for payload in _payloads(netlink, name)]
+    known = [columns for columns in lists if columns is not None]
+    keys = [key for columns in known for key in columns[0]]
+    width = sum(PLAIN[kind][0] for kind in fields)
+    if len(known) < len(lists) or any(len(key) != width for key in keys[:1]):
+        return read_elements(netlink, name, fields)
+    packets = (count for columns in known for count in columns[1])
+    return dict(zip(zip(*_text_columns(fields, keys), strict=True), packets, strict=True))
+
+
+def _payloads(netlink: Netlink, name: str) -> list[memoryview]:
+    request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
+    answers = netlink.dump(GETSETELEM, NFPROTO_INET, request, f"reading set {name}")
+    return [payload for answer in answers for kind, payload in attributes(answer)
+            if kind == LIST_ELEMENTS and payload]
+
+
+def _all_elements(netlink: Netlink, name: str) -> Iterator[tuple[bytes, bytes, int, float]]:
+    return (_element(element) for payload in _payloads(netlink, name) for _, element in attributes(payload))
+
+
+def _columns(payload: memoryview) -> tuple[tuple[bytes, ...], tuple[int, ...]] | None:
+    """Keys and packets of a list whose elements are all laid out as the first is; None if they are not.
+
+    Every element's attribute headers are compared with the first one's, so that a different element is
+    noticed and never misread.
+    """
+    layout = _layout(payload)
+    if layout is None or len(payload) % layout.size:
+        return None
+    head, keys, expression, counter, packets = zip(*layout.iter_unpack(payload), strict=True)
+    same = len(set(head)) == len(set(expression)) == len(set(counter)) == 1
+    return (keys, packets) if same else None
+
+
+def _layout(payload: memoryview) -> struct.Struct | None:
+    """How the first element of a list is laid out: headers, key, headers, bytes, header, packets, rest."""
+    try:
+        _, size = _find(payload, 0, len(payload), LIST_ELEMENT)
+        key_at, key_end = _find(payload, 4, size, ELEM_KEY, DATA_VALUE)
+        packets_at, packets_end = _find(payload, 4, size, ELEM_EXPR, EXPR_DATA, COUNTER_PACKETS)
+        bytes_at, _ = _find(payload, 4, size, ELEM_EXPR, EXPR_DATA, COUNTER_BYTES)
+    except KeyError:
+        return None
+    if bytes_at + 12 != packets_at:
+        return None
+    padded = (size + 3) & ~3
+    return struct.Struct(f">{key_at}s{key_end - key_at}s{bytes_at - key_end}s8x4sQ{padded - packets_end}x")
+
+
+def _find(data: memoryview, start: int, end: int, *path: int) -> tuple[int, int]:
+    """Where the payload of the attribute at `path` begins and ends. Raises KeyError."""
+    position = start
+    while position + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, position)
+        if kind & TYPE_MASK == path[0]:
+            inner = position + 4, position + length
+            return inner if len(path) == 1 else _find(data, *inner, *path[1:])
+        position += max((length + 3) & ~3, 4)
+    raise KeyError(path)
+
+
+def _text_columns(fields: Fields, keys: Sequence[bytes]) -> list[list[str]]:
+    columns, position = [], 0
+    for kind in fields:
+        size, convert = PLAIN[kind]
+        columns.append([convert(key[position:position + size]) for key in keys]
+                       if len(fields) > 1 else list(map(convert, keys)))
+        position += size
+    return columns
 
 
 def host_text(element: Element) -> str:
