@@ -85,7 +85,7 @@ def test_counts_of_real_packets_are_read(fresh_world: World) -> None:
         kernel = Netfilter()
         found = kernel.sample(0.0)
         kernel.close()
-        return {**found.inventory}, {**found.strangers}
+        return {str(h): n for h, n in found.inventory.items()}, {str(h): n for h, n in found.strangers.items()}
 
     assert world.router.call(sample) == (
         {WEB2.ipv4: 1}, {WEB1.ipv4: 1, "2001:db8:0:11::/64": 1, "2001:db8:0:12::/64": 1})
