@@ -4,7 +4,6 @@ A packet is a length (4 bytes, network order), a command letter and data. The pr
 honest count of permissions: how many messages the milter let pass at their end, as the MTA was told.
 """
 
-import itertools
 import random
 import socket
 import threading
@@ -63,7 +62,6 @@ class MilterProxy:
         self._lock = threading.Lock()
         self._fault: Fault | None = None
         self._left: Counter[str] = Counter()
-        self._order = itertools.cycle(STEPS)
         self._random = random.Random(1)
         self.seen: Counter[str] = Counter()
         self.hits: Counter[tuple[Kind, str]] = Counter()
@@ -73,7 +71,7 @@ class MilterProxy:
         threading.Thread(target=self._accept, name="milter-proxy", daemon=True).start()
 
     def arm(self, fault: Fault, hits_per_step: int) -> None:
-        """From now on each connection meets `fault` at one step, until every step had its hits."""
+        """From now on each connection meets `fault` once, at its first step that still lacks a hit."""
         with self._lock:
             self._fault, self._left = fault, Counter(dict.fromkeys(STEPS, hits_per_step))
 
@@ -108,9 +106,7 @@ class MilterProxy:
             _shut(mta)
             return
         milter.settimeout(None)
-        with self._lock:
-            step = next(self._order)
-        _Connection(self, mta, milter, step).run()
+        _Connection(self, mta, milter).run()
 
     def take(self, step: str) -> Fault | None:
         """The fault to do now, if one is left for this step."""
@@ -144,8 +140,9 @@ class MilterProxy:
 class _Connection:
     """One connection of the MTA and its twin to the milter."""
 
-    def __init__(self, proxy: MilterProxy, mta: socket.socket, milter: socket.socket, step: str) -> None:
-        self._proxy, self._mta, self._milter, self._step = proxy, mta, milter, step
+    def __init__(self, proxy: MilterProxy, mta: socket.socket, milter: socket.socket) -> None:
+        self._proxy, self._mta, self._milter = proxy, mta, milter
+        self._spared = True
         self._next_answer: Fault | None = None
         self._ending = False
 
@@ -163,19 +160,20 @@ class _Connection:
             letter = chr(packet[4])
             self._proxy.seen[letter] += 1
             self._ending = letter == END_OF_MESSAGE
-            fault = self._proxy.take(letter) if letter == self._step else None
-            if fault and not self._commit(fault):
+            fault = self._proxy.take(letter) if self._spared else None
+            if fault and not self._commit(fault, letter):
                 return
             self._milter.sendall(packet)
 
-    def _commit(self, fault: Fault) -> bool:
+    def _commit(self, fault: Fault, step: str) -> bool:
         """Breaks something; False when the connection is over."""
+        self._spared = False
         fault.act()
         if fault.kind == "refuse":
             self._proxy.refuse()
         if fault.kind in ("cut", "refuse"):
             return False
-        if fault.kind == "garble" and self._step in "AQ":  # no answer will come
+        if fault.kind == "garble" and step in "AQ":  # no answer will come
             self._mta.sendall(self._proxy.garbage(fault))
         self._next_answer = fault
         return True

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.relay import direct, rivals, through_postfix
-from bench.relay.programs import noop, ours
+from bench.relay.programs import noop, ours, tcp
 from lab.namespaces import Namespace
 
+NOOP_PORT, OURS_PORT = 8891, 8892
 TARGETS = {1: 0.90, 10: 0.85, 100: 0.85, 1000: 0.60}
 ZE_FILTER_BYTES = 12_700  # per client, measured against its own binary (FIELD_NOTES section 3)
 
@@ -38,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs; the median counts")
     parser.add_argument("--messages", type=int, default=1500, help="of one run through Postfix")
     parser.add_argument("--clients", type=int, default=20_000, help="for the memory per client")
-    parser.add_argument("--hears", choices=["mail", "rcpt"], default="mail", help="what the C no-op asks for")
+    parser.add_argument("--hears", choices=["mail", "rcpt"], default="rcpt", help="what the C no-op asks for")
     parser.add_argument("--no-rivals", action="store_true", help="without other limiters")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
@@ -46,7 +47,8 @@ def arguments() -> argparse.Namespace:
 
 def alone(namespace: Namespace, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The milters alone."""
-    base, other = noop(namespace, folder, options.hears), ours(namespace, folder)
+    base = noop(namespace, folder, options.hears, tcp(NOOP_PORT))
+    other = ours(namespace, folder, tcp(OURS_PORT))
     load = direct.Load(namespace, folder)
     print("milter alone     connections   transactions/s   p50 µs     p99 µs   memory MB   ratio   target")
     rows: list[direct.Row] = []
@@ -59,16 +61,18 @@ def alone(namespace: Namespace, folder: Path, options: argparse.Namespace) -> di
     each = direct.bytes_per_client(load, other, options.clients)
     print(f"memory per client: {each:,.0f} bytes, {each / ZE_FILTER_BYTES:.3f} of ze-filter's "
           f"{ZE_FILTER_BYTES:,} (target {1 / 20})")
-    for program in (base, other):
-        program.process.terminate()
-        program.process.wait()
+    base.stop()
+    other.stop()
     return {"alone": [asdict(row) for row in rows], "bytes_per_client": round(each)}
 
 
 def through(namespace: Namespace, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Through Postfix, with every limiter that could be had."""
-    base, other = noop(namespace, folder, options.hears), ours(namespace, folder)
-    settings = {program.name: through_postfix.milter(program.port) for program in (base, other)}
+    paths = [folder / "noop.sock", folder / "egressguard.sock"]
+    base = noop(namespace, folder, options.hears, f"unix:{paths[0]}")
+    other = ours(namespace, folder, f"unix:{paths[1]}")
+    settings = {program.name: through_postfix.milter(path)
+                for program, path in zip((base, other), paths, strict=True)}
     found, absent = ({}, {}) if options.no_rivals else rivals.start(namespace, folder)
     rows = through_postfix.measure(namespace, settings | found, messages=options.messages,
                                    rounds=options.rounds)

@@ -72,14 +72,15 @@ static void put(struct connection *connection, const struct packets *packets)
 static void proceed(struct connection *c, int state)
 {
     struct packets out = {0};
-    char client[64];
+    char text[64];
+    size_t length;
     int number = first + (int)(c - connections);
     switch (state) {
     case CONNECTING:
         ADD(&out, 'D', "Cj\0relay.example\0{daemon_name}\0relay.example\0v\0" "1\0");
-        size_t length = snprintf(client, sizeof client, "client.example%c4%c%c10.%d.%d.%d", 0, 4, 210,
+        length = snprintf(text, sizeof text, "client.example%c4%c%c10.%d.%d.%d", 0, 4, 210,
                                  number >> 16 & 255, number >> 8 & 255, number & 255) + 1;
-        add(&out, 'C', client, length);
+        add(&out, 'C', text, length);
         if (!(c->steps & NR_CONN)) { c->state = CONNECTING; break; }
         /* fall through */
     case SAYING_HELO:
@@ -91,7 +92,8 @@ static void proceed(struct connection *c, int state)
     case IN_MAIL:
         c->began = now();
         ADD(&out, 'D', "M{mail_addr}\0sender@inside.example\0{mail_host}\0outside.example\0{mail_mailer}\0smtp\0");
-        ADD(&out, 'M', "<sender@inside.example>\0SIZE=300\0");
+        length = snprintf(text, sizeof text, "<client%d@inside.example>%cSIZE=300", number, 0) + 1;
+        add(&out, 'M', text, length);
         if (!(c->steps & NR_MAIL)) { c->state = IN_MAIL; break; }
         /* fall through */
     case IN_RCPT:

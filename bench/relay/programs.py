@@ -1,9 +1,9 @@
 """The programs that are measured and those that measure; the C ones are compiled here, anew for each run."""
 
-import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,33 +13,53 @@ from lab.namespaces import LabError, Namespace, wait_until
 
 HERE = Path(__file__).parent
 COMMAND = Path(sys.executable).parent / "egressguard-milter"
-NOOP_PORT, OURS_PORT = 8891, 8892
 START_S = 20.0
-# Limits that are checked for every message and never reached.
+# Every limit is checked for every message, over two windows, durably; none is reached.
 POLICY = """
-socket = "inet:{port}@127.0.0.1"
+socket = "{socket}"
 exchange = "sqlite:{folder}/exchange.db"
+state = "{folder}/state"
 max_clients = 1000000
 
 [limits]
-messages = 100000
 window_s = 600.0
+messages = 100000
+recipients = 100000
+connections = 100000
+refused_recipients = 100000
+open_connections = 2000
+recipients_per_message = 1000
+messages_per_connection = 1000000
+also = [{{ window_s = 86400.0, messages = 100000 }}]
+
+[sender_limits]
+messages = 100000
 """
 
 
 @dataclass(frozen=True)
 class Program:
-    """A running milter: its port and its process."""
+    """A running milter: its socket as libmilter writes it, and its process."""
 
     name: str
-    port: int
+    socket: str
     process: subprocess.Popen[Any]
+
+    @property
+    def port(self) -> int:
+        """Its TCP port."""
+        return int(self.socket.removeprefix("inet:").partition("@")[0])
 
     @property
     def resident_kb(self) -> int:
         """Its memory now."""
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
         return int(found[1]) if found else 0
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.terminate()
+        self.process.wait()
 
 
 def compile_c(name: str, folder: Path, libraries: Iterable[str] = ()) -> Path:
@@ -52,36 +72,47 @@ def compile_c(name: str, folder: Path, libraries: Iterable[str] = ()) -> Path:
     return target
 
 
-def noop(namespace: Namespace, folder: Path, hears: str = "mail") -> Program:
+def noop(namespace: Namespace, folder: Path, hears: str, socket: str) -> Program:
     """The C milter that does nothing; `hears` mail, or rcpt as well."""
     path = compile_c("noop_milter", folder, ["-lmilter", "-lpthread"])
-    return started(namespace, "C no-op", NOOP_PORT, [path, f"inet:{NOOP_PORT}@127.0.0.1", hears])
+    return started(namespace, "C no-op", socket, [path, socket, hears])
 
 
-def ours(namespace: Namespace, folder: Path, policy: str = POLICY) -> Program:
+def ours(namespace: Namespace, folder: Path, socket: str) -> Program:
     """egressguard-milter."""
     config = folder / "egressguard-milter.toml"
-    config.write_text(policy.format(port=OURS_PORT, folder=folder))
-    return started(namespace, "egressguard", OURS_PORT, [COMMAND, "run", "--config", config])
+    config.write_text(POLICY.format(socket=socket, folder=folder))
+    return started(namespace, "egressguard", socket, [COMMAND, "run", "--config", config])
 
 
-def started(namespace: Namespace, name: str, port: int, argv: Iterable[str | Path], *, daemon: bool = False
+def tcp(port: int) -> str:
+    """A socket for programs that are spoken to directly, or over a port anyway."""
+    return f"inet:{port}@127.0.0.1"
+
+
+def started(namespace: Namespace, name: str, socket: str, argv: Iterable[str | Path], *, daemon: bool = False
             ) -> Program:
-    """A program that listens on `port` now. Raises LabError with what it said instead.
+    """A program that listens on `socket` now. Raises LabError with what it said instead.
 
     A `daemon` leaves its first process at once; the namespace ends it.
     """
-    log = Path(f"/tmp/eg-bench-{os.getpid()}-{port}.log")
-    with log.open("w") as output:
-        process = namespace.popen(argv, stdout=output, stderr=output)
-    gone = (None, 0) if daemon else (None,)
-    try:
-        wait_until(lambda: process.poll() not in gone or namespace.listens(port, ipv6=False), name,
-                   timeout_s=START_S)
-        if process.poll() not in gone:
-            raise LabError(f"{name} ended with {process.returncode}")
-    except LabError as error:
-        raise LabError(f"{error}: {log.read_text()[-2000:]}") from None
-    finally:
-        log.unlink()
-    return Program(name, port, process)
+    with tempfile.TemporaryFile("w+") as output:
+        # No umask: an MTA's unprivileged daemons must be able to write to a unix socket.
+        process = namespace.popen(argv, stdout=output, stderr=output, umask=0)
+        gone = (None, 0) if daemon else (None,)
+        program = Program(name, socket, process)
+        try:
+            wait_until(lambda: process.poll() not in gone or _listens(namespace, program), name,
+                       timeout_s=START_S)
+            if process.poll() not in gone:
+                raise LabError(f"{name} ended with {process.returncode}")
+        except LabError as error:
+            output.seek(0)
+            raise LabError(f"{error}: {output.read()[-2000:]}") from None
+    return program
+
+
+def _listens(namespace: Namespace, program: Program) -> bool:
+    if program.socket.startswith("unix:"):
+        return Path(program.socket.removeprefix("unix:")).is_socket()
+    return namespace.listens(program.port, ipv6=False)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.relay import through_postfix
-from bench.relay.programs import started
+from bench.relay.programs import started, tcp
 from lab.namespaces import LabError, Namespace
 
 ROOT = Path(__file__).resolve().parents[2] / ".lab" / "rivals"
@@ -23,7 +23,7 @@ mount -t overlay overlay -o lowerdir="$0/usr:/usr" /usr
 mount -t overlay overlay -o lowerdir="$0/etc:/etc" /etc
 exec "$@"
 """
-POLICYD_PORT, POSTFWD_PORT, RSPAMD_PORT, REDIS_PORT = 10031, 10040, 11332, 6379
+POLICYD_PORT, POSTFWD_PORT, REDIS_PORT = 10031, 10040, 6379
 
 POLICYD = """\
 debug: False
@@ -51,7 +51,7 @@ RSPAMD = """\
 options {{ pidfile = "{folder}/rspamd.pid"; tempdir = "{folder}"; dns {{ nameserver = ["127.0.0.1"]; }} }}
 logging {{ type = "file"; filename = "{folder}/rspamd.log"; level = "error"; }}
 worker "rspamd_proxy" {{
-    bind_socket = "127.0.0.1:{port}"; milter = yes; count = 1;
+    bind_socket = "{path} mode=0666"; milter = yes; count = 1;
     upstream "local" {{ default = yes; self_scan = yes; }}
 }}
 modules {{ path = "/usr/share/rspamd/plugins/ratelimit.lua"; }}
@@ -98,13 +98,13 @@ def _policyd(namespace: Namespace, folder: Path) -> str:
     config = folder / "policyd.yaml"
     account = pwd.getpwuid(os.getuid()).pw_name
     config.write_text(POLICYD.format(folder=folder, port=POLICYD_PORT, user=account, group=account))
-    started(namespace, "policyd-rate-limit", POLICYD_PORT, _inside("policyd-rate-limit", "-f", config))
+    started(namespace, "policyd-rate-limit", tcp(POLICYD_PORT), _inside("policyd-rate-limit", "-f", config))
     return through_postfix.policy(POLICYD_PORT)
 
 
 def _postfwd(namespace: Namespace, folder: Path) -> str:
     # The daemon that counts is a process of its own, which there is not with --nodaemon.
-    started(namespace, "postfwd", POSTFWD_PORT, _inside(
+    started(namespace, "postfwd", tcp(POSTFWD_PORT), _inside(
         "postfwd2", "--interface", "127.0.0.1", "--port", str(POSTFWD_PORT), "--user", "nobody",
         "--group", "nogroup", "--pidfile", f"/tmp/eg-bench-{os.getpid()}-postfwd.pid",
         "--rule", POSTFWD_RULE), daemon=True)
@@ -113,11 +113,12 @@ def _postfwd(namespace: Namespace, folder: Path) -> str:
 
 def _rspamd(namespace: Namespace, folder: Path) -> str:
     config = folder / "rspamd.conf"
-    config.write_text(RSPAMD.format(folder=folder, port=RSPAMD_PORT, redis=REDIS_PORT))
-    started(namespace, "redis", REDIS_PORT, _inside(
+    path = folder / "rspamd.sock"
+    config.write_text(RSPAMD.format(folder=folder, path=path, redis=REDIS_PORT))
+    started(namespace, "redis", tcp(REDIS_PORT), _inside(
         "redis-server", "--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--save", "", "--dir", folder))
-    started(namespace, "rspamd", RSPAMD_PORT, _inside("rspamd", "-f", "-i", "-c", config))
-    return through_postfix.milter(RSPAMD_PORT)
+    started(namespace, "rspamd", f"unix:{path}", _inside("rspamd", "-f", "-i", "-c", config))
+    return through_postfix.milter(path)
 
 
 def _inside(*argv: str | Path) -> list[str | Path]:

@@ -63,7 +63,7 @@ class Patient:
         self._starts += 1
         milter = Milter(self._namespace, self._folder / f"milter-{self._starts}", (
             f'relay = "relay"\nsocket = "inet:{MILTER_PORT}@127.0.0.1"\n'
-            f'exchange = "sqlite:{self._folder}/exchange.db"\n[limits]\nmessages = 100000\nwindow_s = 600.0\n'))
+            f'exchange = "sqlite:{self._folder}/exchange.db"\nstate = "{self._folder}/state"\n[limits]\nmessages = 100000\nwindow_s = 600.0\n'))
         milter.wait_for_log("event=started")
         return milter
 

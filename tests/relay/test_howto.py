@@ -68,6 +68,7 @@ def test_who_is_not_in_the_networks_may_not_relay(world: World, relay: str) -> N
 
 def policy(folder: Path, messages: int, window_s: float) -> str:
     return (f'relay = "relay"\nsocket = "inet:8892@127.0.0.1"\nexchange = "sqlite:{folder}/exchange.db"\n'
+            f'state = "{folder}/state"\n'
             f"[limits]\nmessages = {messages}\nwindow_s = {window_s}\n")
 
 
