@@ -13,7 +13,7 @@ from egressguard_milter import shown
 from egressguard_milter.cli_check import check
 from egressguard_milter.control import ControlError, ask
 from egressguard_milter.importing import SOURCES, import_file
-from egressguard_milter.mistakes import read_policy
+from egressguard_milter.mistakes import read_control_path, read_policy
 from egressguard_milter.policy import DEFAULT_PATH
 from egressguard_milter.requests import MOST_CLIENTS, encode_request
 
@@ -130,7 +130,7 @@ main.add_command(check)
 
 def _ask(path: Path, command: str, code: int = 1, **fields: Any) -> dict[str, Any]:
     try:
-        return ask(read_policy(path).control_path, encode_request(command, **fields))
+        return ask(read_control_path(path), encode_request(command, **fields))
     except (ConfigError, ControlError) as error:
         _fail(error, code)
         raise AssertionError from error  # _fail does not return

@@ -1,11 +1,12 @@
 """Reads the policy; everything wrong with it that its types do not tell is named at once."""
 
 import math
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from egressguard.core.documents import MAX_LIFETIME_S, MAX_NAME_LENGTH
-from egressguard.core.errors import Mistake
+from egressguard.core.errors import ConfigError, Mistake
 from egressguard.core.exchange_url import url_mistakes
 from egressguard.toml_file import read
 from egressguard_milter.endpoint import UNIX_PATH_LENGTH, parse_endpoint
@@ -21,6 +22,22 @@ KEY_LIMITS = ("messages", "recipients", "recipients_per_message")
 def read_policy(path: Path) -> Policy:
     """The policy in `path`. Raises ConfigError with every mistake."""
     return read(path, Policy, mistakes)
+
+
+def read_control_path(path: Path) -> Path:
+    """The control socket that `path` names, even if the policy in it is wrong: a milter may be running.
+
+    Raises ConfigError when the file cannot be read at all.
+    """
+    try:
+        return read_policy(path).control_path
+    except ConfigError as error:
+        try:
+            table = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
+            raise error from None
+        named = {key: table[key] for key in ("relay", "exchange", "state") if isinstance(table.get(key), str)}
+        return Policy(**named).control_path
 
 
 def mistakes(policy: Policy) -> Iterator[Mistake]:

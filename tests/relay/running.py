@@ -25,6 +25,7 @@ SINK_PORT = 2525
 CLIENTS = [f"192.0.2.{n}" for n in range(1, 60)] + [f"2001:db8:0:{n}::{m}"
                                                       for n in range(1, 20) for m in (1, 2)]
 
+REFUSED_DOMAIN = "refused.example"  # the relay itself takes no recipient there
 STRANGER = "198.51.100.1"  # may connect, but may not relay
 
 
@@ -123,7 +124,9 @@ class Relay:
                 self.namespace, milter=MILTER_PORT,
                 networks=("127.0.0.0/8", "192.0.2.0/24", "[2001:db8::]/32"),
                 settings={"default_transport": f"smtp:[127.0.0.1]:{SINK_PORT}",
-                          "smtpd_authorized_xclient_hosts": "127.0.0.1"})
+                          "smtpd_authorized_xclient_hosts": "127.0.0.1",
+                          "smtpd_recipient_restrictions":
+                              f"check_recipient_access inline:{{{REFUSED_DOMAIN}=REJECT}}"})
         except BaseException:
             self.namespace.close()
             raise
