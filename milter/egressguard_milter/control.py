@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ class Control:
             answer = self._answered(_read_line(caller))
         caller.settimeout(CALLER_TIMEOUT_S)
         caller.sendall(json.dumps(answer).encode() + b"\n")
+        with suppress(BlockingIOError):  # closing over unread words would take the answer away again
+            caller.recv(MAX_LENGTH, socket.MSG_DONTWAIT)
 
     def _answered(self, request: bytes) -> dict[str, Any]:
         try:

@@ -183,8 +183,7 @@ class Ledger:
         """Stamps and writes only what some limit asks for: an unlimited key costs neither time nor room."""
         records = []
         for (key, account), claim in zip(accounts, claims, strict=True):
-            counted = {cap.kind for cap in claim.caps}
-            if any(amount for kind, amount in enumerate(amounts) if kind in counted):
+            if any(amounts[cap.kind] for cap in claim.caps):
                 account.stamp(amounts, now_s)
                 records.append(Record(key, account.pool, amounts, now_s))
         if records:

@@ -42,10 +42,10 @@ class Limits:
     def standing_under(self, allowance: Allowance, state: State) -> Standing:
         """What `standing` is under a verdict."""
         rule = self._rule(state)
+        if rule is None:
+            return allowance.standing
         caps = self.claim(allowance, state).caps
         messages = next((cap.most for cap in caps if cap.kind is Kind.MESSAGES), 0)
-        if rule is None:
-            return Standing(Tier.NORMAL, messages)
         if rule.tier == "held":
             return Standing(Tier.HELD, messages if rule.hold_queue else 0, state, rule.hold_queue)
         return Standing(Tier.TIGHTENED, messages, state)
@@ -88,10 +88,9 @@ class Limits:
         self._ledger.release(connection, now_s)
         self._leave()
 
-    def reserve(self, allowance: Allowance, others: Sequence[Claim],
+    def reserve(self, allowance: Allowance, standing: Standing, others: Sequence[Claim],
                 now_s: float) -> tuple[Decision, Hold | None]:
         """One message, with one recipient, of the client and of all `others` that pay for it."""
-        standing = self.standing(allowance, now_s)
         if standing.tier is Tier.HELD and not standing.hold_queue:
             return Decision(allowance.host, standing.tier, standing.verdict, "held", allowance.host,
                             retry_s=HELD_RETRY_S), None
@@ -104,10 +103,9 @@ class Limits:
     def extend(self, allowance: Allowance, hold: Hold, now_s: float) -> Decision:
         """One recipient more for a reserved message."""
         refusal = self._ledger.extend(hold, now_s)
-        standing = self.standing(allowance, now_s)
         if refusal is not None:
-            return refused(allowance.host, standing, refusal)
-        return Decision(allowance.host, standing.tier, standing.verdict)
+            return refused(allowance.host, self.standing(allowance, now_s), refusal)
+        return Decision(allowance.host)
 
     def settle(self, hold: Hold, recipients: int, now_s: float) -> None:
         """The reserved message was accepted for so many recipients."""

@@ -6,10 +6,15 @@ policy is not touched by a flood of strangers. A new account begins with what it
 shared one, so that moving never gives anybody a second limit.
 """
 
+from collections import OrderedDict
+from itertools import islice
+
 from egressguard_milter.account import TICKS_PER_S, Account, Amounts, Pool, newest_s, pool_of, thaw
 from egressguard_milter.records import Memory, Record
 
 SHARD_SIZE = 4096  # sweeping so many frozen accounts takes about a millisecond
+MOST_RESTING = 1024  # kept as objects, since a key that was used is used again soon
+SWEPT_RESTING = 256
 OVERFLOW_SHARE = 16
 MIN_OVERFLOW = 16
 REST = {Pool.KNOWN: "every other known client", Pool.STRANGER: "every other client",
@@ -22,6 +27,8 @@ class Places:
     def __init__(self, horizon_s: float, capacity: int, memory: Memory) -> None:
         self._memory = memory
         self._hot: dict[str, Account] = {}
+        # In no use, but used a moment ago; oldest first. An OrderedDict, as a dict would walk over the gaps.
+        self._resting: OrderedDict[str, None] = OrderedDict()
         self._count = dict.fromkeys(Pool, 0)
         self._shards: list[dict[str, bytes]] = []
         self._next_shard = 0
@@ -45,6 +52,8 @@ class Places:
         account = self._find(key)
         if account is None:
             key, account = self._place(key, pool, neighbours, now_s)
+        if not account.holders:
+            self._resting.pop(key, None)
         account.holders += 1
         account.prune(self._horizon_s, now_s)
         return key, account
@@ -54,16 +63,20 @@ class Places:
         account.holders -= 1
         if account.holders:
             return
-        del self._hot[key]
-        account.prune(self._horizon_s, now_s)
         if account.idle():
+            del self._hot[key]
             self._count[account.pool] -= 1
-        else:
-            self._shard(key)[key] = account.freeze()
+            return
+        self._resting[key] = None
+        if len(self._resting) > MOST_RESTING:
+            oldest = next(iter(self._resting))
+            del self._resting[oldest]
+            self._freeze(oldest, now_s)
 
     def restore(self, key: str, pool: Pool, amounts: Amounts, at_s: float, now_s: float) -> None:
         """Puts a stamp of an earlier process into the account of exactly this key, whatever the capacity."""
         account = self._find(key) or self._new(key, pool)
+        self._resting.pop(key, None)
         account.holders += 1
         account.stamp(amounts, at_s)
         self.put_back(key, account, now_s)
@@ -102,6 +115,14 @@ class Places:
 
     def __len__(self) -> int:
         return sum(self._count.values())
+
+    def _freeze(self, key: str, now_s: float) -> None:
+        account = self._hot.pop(key)
+        account.prune(self._horizon_s, now_s)
+        if account.idle():
+            self._count[account.pool] -= 1
+        else:
+            self._shard(key)[key] = account.freeze()
 
     def _shard(self, key: str) -> dict[str, bytes]:
         return self._shards[hash(key) & (len(self._shards) - 1)]
@@ -155,6 +176,9 @@ class Places:
 
     def _sweep_next(self, now_s: float) -> None:
         self._next_shard = (self._next_shard + 1) % len(self._shards)
+        for key in list(islice(self._resting, SWEPT_RESTING)):
+            del self._resting[key]
+            self._freeze(key, now_s)
         shard, before_s = self._shards[self._next_shard], now_s - self._horizon_s
         for key in [key for key, frozen in shard.items() if newest_s(frozen) <= before_s]:
             self._count[pool_of(shard.pop(key))] -= 1

@@ -27,6 +27,7 @@ HEADER = len(MAGIC) + BOOT_ID_LENGTH
 SEGMENT_BYTES = 4 << 20
 PREFIX = struct.Struct("=IH")  # CRC of what follows the CRC, length of the body
 BODY = struct.Struct("=Bd4H")
+CHECKED = struct.Struct("=HBd4H")  # the length and the body
 FORGIVEN = 0xFF
 MOST = 0xFFFF
 MAX_KEY_BYTES = 1000
@@ -163,12 +164,14 @@ class Segments:
 
 
 def _encode(record: Record) -> bytes:
-    key = record.key.encode("utf-8", "backslashreplace")[:MAX_KEY_BYTES]
-    amounts = record.amounts or (0, 0, 0, 0)
-    kind = FORGIVEN if record.amounts is None else int(record.pool)
-    body = BODY.pack(kind, record.at_s, *(min(amount, MOST) for amount in amounts)) + key
-    length = len(body).to_bytes(2, "little")
-    return zlib.crc32(length + body).to_bytes(4, "little") + length + body
+    text, pool, amounts, at_s = record  # type: tuple[str, int, tuple[int, ...] | None, float]
+    key = text.encode("utf-8", "backslashreplace")[:MAX_KEY_BYTES]
+    if amounts is None:
+        pool, amounts = FORGIVEN, (0, 0, 0, 0)
+    elif max(amounts) > MOST:
+        amounts = tuple(min(amount, MOST) for amount in amounts)
+    checked = CHECKED.pack(BODY.size + len(key), pool, at_s, *amounts) + key
+    return zlib.crc32(checked).to_bytes(4, "little") + checked
 
 
 def _read(path: Path) -> tuple[str, list[Record]]:

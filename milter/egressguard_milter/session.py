@@ -8,8 +8,7 @@ cut because of others: connection limits are asked at its beginning only.
 from dataclasses import dataclass
 
 from egressguard.core.hosts import Address, canonical_address
-from egressguard.core.verdict import Tier
-from egressguard_milter.decision import Decision
+from egressguard_milter.decision import Decision, Standing
 from egressguard_milter.ledger import Claim, Hold
 from egressguard_milter.limits import Limits
 from egressguard_milter.tallies import Tallies
@@ -34,11 +33,11 @@ class Transaction:
 
     hold: Hold
     sender: str
+    standing: Standing
     most_recipients: int | None
     declared_bytes: int = 0
     recipients: int = 0
     refused: Decision | None = None
-    hold_queue: bool = False
 
 
 class Session:
@@ -77,13 +76,12 @@ class Session:
             return self._told(over)
         directory = self._limits.directory
         payers = [payer for payer in (directory.sender(sender), directory.login(login)) if payer]
-        decision, hold = self._limits.reserve(allowance, [claim for claim, _ in payers], now_s)
+        decision, hold = self._limits.reserve(allowance, standing, [claim for claim, _ in payers], now_s)
         if hold is not None:
             levels = [self._limits.level(allowance, "recipients_per_message", standing.verdict),
                       *(most for _, most in payers)]
             most = min((n for n in levels if n is not None), default=None)
-            self._transaction = Transaction(hold, sender, most, declared_bytes,
-                                            hold_queue=decision.tier is Tier.HELD)
+            self._transaction = Transaction(hold, sender, standing, most, declared_bytes)
         return self._told(decision)
 
     def recipient(self, domain: str, now_s: float) -> Decision:
@@ -118,7 +116,7 @@ class Session:
     @property
     def hold_queue(self) -> bool:
         """Whether this message belongs in the MTA's hold queue."""
-        return self._transaction is not None and self._transaction.hold_queue
+        return self._transaction is not None and self._transaction.standing.hold_queue
 
     def end_of_message(self, now_s: float) -> Decision | None:
         """The message is complete: now it counts. None when none was reserved."""
@@ -130,7 +128,7 @@ class Session:
         self._messages += 1
         host = self._allowance.host
         self._tallies.accepted(host, transaction.sender, recipients, transaction.declared_bytes)
-        standing = self._limits.standing(self._allowance, now_s)
+        standing = transaction.standing
         return Decision(host, standing.tier, standing.verdict, key=host, used=self._messages)
 
     def abort(self, now_s: float) -> None:

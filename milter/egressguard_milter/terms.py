@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from egressguard.core.hosts import Address, Host, host_of
+from egressguard.core.verdict import Tier
 from egressguard_milter.account import Kind, Pool
+from egressguard_milter.decision import Standing
 from egressguard_milter.ledger import Cap, Claim
 from egressguard_milter.matching import Matcher, parents, parse_match, parse_sender
 from egressguard_milter.policy import LEVELS, RATES, Also, KeyRates, KeyRule, Policy, Rates, Terms
@@ -20,6 +22,9 @@ UNADDRESSED = Host("unaddressed")
 NEIGHBOUR_LENGTH = {4: 24, 6: 48}  # the networks in which strangers share when there is no room
 NULL_SENDER = "<>"
 MAX_KEY = 200
+CACHED_SENDERS = 4096
+UNJUDGED = Standing(Tier.NORMAL, 0)
+Payer = tuple[Claim, int | None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Allowance:
     levels: dict[str, int] = field(default_factory=dict)
     group: str = ""
     sources: dict[str, str] = field(default_factory=dict)
+    standing: Standing = UNJUDGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class Directory:
             for text in rule.match)
         self._senders = self._key_entries(policy.sender, senders=True)
         self._logins = self._key_entries(policy.login, senders=False)
+        self._sender_cache: dict[str, Payer] = {}
         self._sender_base = self._entry("sender_limits", policy.sender_limits)
         self._login_base = self._entry("login_limits", policy.login_limits)
 
@@ -73,10 +80,21 @@ class Directory:
         levels["open_connections"] = min(levels.get("open_connections", self._policy.max_sessions_per_client),
                                          self._policy.max_sessions_per_client)
         claim = Claim(host, caps, Pool.KNOWN if found else Pool.STRANGER, neighbours(address))
-        return Allowance(host, claim, tuple(e.shared for e in chain if e.shared), levels, group, sources)
+        messages = next((cap.most for cap in caps if cap.kind is Kind.MESSAGES), 0)
+        return Allowance(host, claim, tuple(e.shared for e in chain if e.shared), levels, group, sources,
+                         Standing(Tier.NORMAL, messages))
 
-    def sender(self, sender: str) -> tuple[Claim, int | None] | None:
+    def sender(self, sender: str) -> Payer:
         """What a sender may do, over all clients, and its recipients per message; None: anything."""
+        try:
+            return self._sender_cache[sender]
+        except KeyError:
+            if len(self._sender_cache) >= CACHED_SENDERS:
+                self._sender_cache.clear()
+            payer = self._sender_cache[sender] = self._sender(sender)
+            return payer
+
+    def _sender(self, sender: str) -> Payer:
         if not self._policy.checks.senders:
             return None
         entry = next((self._senders[key] for key in _sender_keys(sender) if key in self._senders), None)
@@ -85,7 +103,7 @@ class Directory:
         chain = [*([entry] if entry else []), *base]
         return _key_claim(f"sender {sender}"[:MAX_KEY], chain, near, Pool.SENDER)
 
-    def login(self, login: str) -> tuple[Claim, int | None] | None:
+    def login(self, login: str) -> Payer:
         """What a SASL login may do, over all clients; None: anything."""
         if not login or not self._policy.checks.logins:
             return None
@@ -133,7 +151,7 @@ def _sender_keys(sender: str) -> list[str]:
     return [sender, *parents(domain), *([f"{user}@"] if at else [])]
 
 
-def _key_claim(key: str, chain: Sequence[Entry], near: str, pool: Pool) -> tuple[Claim, int | None] | None:
+def _key_claim(key: str, chain: Sequence[Entry], near: str, pool: Pool) -> Payer:
     caps, levels, _ = _first_that_says(chain)
     most = levels.get("recipients_per_message")
     return (Claim(key, caps, pool, near), most) if caps or most is not None else None

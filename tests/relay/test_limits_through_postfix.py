@@ -5,6 +5,7 @@ import smtplib
 import socket
 import subprocess
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -244,7 +245,7 @@ def test_a_milter_killed_again_and_again_lets_no_more_than_the_limit_pass(site: 
 
 def test_mta_connections_that_stall_do_not_delay_others(site: Site) -> None:
     site.run(1000)
-    stalled = [site.relay.namespace.call(lambda: dial(n)) for n in range(100)]
+    stalled = [site.relay.namespace.call(partial(dial, n)) for n in range(100)]
     client = site.relay.client("192.0.2.1")
     assert client.send(5) == [250] * 5
     for peer in stalled:

@@ -1,0 +1,164 @@
+"""The control socket answers root and its own user, one line for one line, and nobody can keep it busy."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from egressguard.core.errors import ConfigError, Mistake
+from egressguard.core.hosts import Host
+from egressguard.core.verdict import State
+from egressguard_milter import shown
+from egressguard_milter.answers import Answers
+from egressguard_milter.control import Control, ControlError, ask
+from egressguard_milter.policy import Base, ClientRule, Policy, Rates
+from egressguard_milter.requests import encode_request
+from egressguard_milter.signals import Signals
+from tests.relay.parts import Parts, parts, send
+
+HOST = Host("192.0.2.1")
+SHARED = ClientRule(match=("192.0.2.0/24",), shared=Rates(messages=9))
+
+
+class Running:
+    """A control socket over a relay without an MTA."""
+
+    def __init__(self, folder: Path) -> None:
+        self.policy: Policy | ConfigError = Policy(limits=Base(messages=3), client=(SHARED,))
+        self.parts: Parts = parts(self.policy, {HOST: State.SUSPECT})
+        self.fault = ""
+        self.path = folder / "control"
+        answers = Answers(self.parts.limits, self.parts.ledger, self.parts.tallies, Signals(), self._read,
+                          lambda: self.fault)
+        self.control = Control(self.path, answers.answer)
+        self.control.start()
+
+    def _read(self) -> Policy:
+        if isinstance(self.policy, ConfigError):
+            raise self.policy
+        return self.policy
+
+    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        return ask(self.path, encode_request(command, **fields))
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path)
+    yield running
+    running.control.close()
+
+
+def test_status_says_what_is_wrong(running: Running) -> None:
+    assert running.ask("status")["healthy"]
+    running.fault = "counts are not durable: no room"
+    assert running.ask("status")["faults"] == [running.fault]
+    assert "DEGRADED" in shown.status(running.ask("status"))
+
+
+def test_explain_says_every_limit_its_use_and_where_it_is_from(running: Running) -> None:
+    assert send(running.parts.session(), 9, time.monotonic()) == 1
+    answer = running.ask("explain", client="192.0.2.1")
+    assert answer["limits"] == [{"limit": "messages", "used": 1, "most": 1,
+                                 "window_s": 600.0, "source": "limits"}]
+    assert (answer["tier"], answer["verdict"], answer["known"]) == ("tightened", "suspect", True)
+    assert list(answer["shared"]) == ["clients 192.0.2.0/24"]
+    text = shown.explain(answer)
+    assert "192.0.2.1: tightened (verdict suspect), named in the policy" in text
+
+
+def test_clients_are_listed_with_the_last_one_first(running: Running) -> None:
+    for n in range(5):
+        send(running.parts.session(f"203.0.113.{n}"), 1)
+    rows = running.ask("clients", count=2)["clients"]
+    assert [row["client"] for row in rows] == ["203.0.113.4", "203.0.113.3"]
+    assert shown.clients({"clients": rows}).splitlines()[1].split()[:4] == ["203.0.113.4", "normal", "3", "1"]
+
+
+def test_forgive_takes_an_address_or_a_key_of_the_log(running: Running) -> None:
+    send(running.parts.session("203.0.113.1"), 9)
+    assert send(running.parts.session("203.0.113.1"), 9) == 0
+    assert running.ask("forgive", client="203.0.113.1") == {"client": "203.0.113.1", "forgiven": True}
+    assert send(running.parts.session("203.0.113.1"), 9) == 3
+    assert not running.ask("forgive", client="sender a@x.example")["forgiven"]
+
+
+def test_a_bad_reload_keeps_the_old_policy_and_status_says_so_until_a_good_one(running: Running) -> None:
+    running.policy = ConfigError("/etc/x.toml", [Mistake("limits.messages", "is wrong")])
+    with pytest.raises(ControlError, match=r"limits\.messages: is wrong\nthe old policy holds"):
+        running.ask("reload")
+    assert running.parts.messages("203.0.113.1") == 3
+    assert not running.ask("status")["healthy"]
+    running.policy = Policy(limits=Base(messages=5), relay="other")
+    assert running.ask("reload") == {"reloaded": True, "at_next_start": ["relay"]}
+    assert running.parts.messages("203.0.113.1") == 5
+    assert running.ask("status")["healthy"]
+
+
+@pytest.mark.parametrize("request_line", [b"", b"\n", b"{}\n", b"[]\n", b"nonsense\n", b"x" * 10_000, b"{" * 4096 + b"\n"])
+def test_a_bad_request_is_answered_with_what_would_be_right(running: Running, request_line: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(running.path))
+        caller.sendall(request_line)
+        caller.shutdown(socket.SHUT_WR)
+        try:
+            assert "error" in json.loads(caller.recv(10_000))
+        except ConnectionResetError:  # it need not read on to hang up on more than a request can be
+            assert len(request_line) > 4096
+    assert running.ask("status")["healthy"]
+
+
+def test_a_caller_that_says_nothing_does_not_stop_others(running: Running) -> None:
+    silent = []
+    for _ in range(2):
+        caller = socket.socket(socket.AF_UNIX)
+        caller.connect(str(running.path))
+        silent.append(caller)
+    assert running.ask("status")["healthy"]
+    for caller in silent:
+        caller.close()
+
+
+ASK_AS_NOBODY = """
+import os, socket, sys
+caller = socket.socket(socket.AF_UNIX)
+os.setgid(65534); os.setuid(65534)
+try:
+    caller.connect(sys.argv[1])
+    caller.sendall(b'{"command": "status"}\\n')
+    print(caller.recv(1000).decode())
+except PermissionError:
+    print("no way in")
+except ConnectionError:
+    print("hung up")
+"""
+
+
+def test_nobody_else_may_ask_even_if_the_socket_can_be_reached(running: Running) -> None:
+    if os.geteuid() != 0:
+        pytest.fail("this test becomes another user: run it as root")
+
+    def answer() -> str:
+        return subprocess.run([sys.executable, "-c", ASK_AS_NOBODY, running.path], text=True, capture_output=True,
+                              check=True, timeout=60).stdout.strip()
+    assert answer() == "no way in"
+    for folder in (running.path, *running.path.parents):
+        if "pytest-of" in str(folder):
+            folder.chmod(0o777)
+    assert answer() in ("hung up", json.dumps({"error": "only root and the daemon's own user may ask"}))
+
+
+def test_without_a_milter_the_command_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ControlError, match="no milter answers at"):
+        ask(tmp_path / "absent", b"{}\n")
+
+
+def test_what_a_client_wrote_cannot_move_the_cursor() -> None:
+    assert "\x1b" not in shown.forgive({"client": "sender \x1b[2J@x", "forgiven": True})
