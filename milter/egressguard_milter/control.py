@@ -73,7 +73,8 @@ class Control:
         caller.settimeout(CALLER_TIMEOUT_S)
         caller.sendall(json.dumps(answer).encode() + b"\n")
         with suppress(BlockingIOError):  # closing over unread words would take the answer away again
-            caller.recv(MAX_LENGTH, socket.MSG_DONTWAIT)
+            caller.setblocking(False)
+            caller.recv(MAX_LENGTH)
 
     def _answered(self, request: bytes) -> dict[str, Any]:
         try:
