@@ -34,8 +34,8 @@ class Row:
 def milter(path: Path) -> str:
     """The parameter that makes an smtpd ask a milter.
 
-    A unix socket: over TCP every second message of a session waits 40 ms for a delayed acknowledgement,
-    whatever the milter (Postfix sends an abort, which has no answer, and the next command right after it).
+    A unix socket: over TCP the end of each message waits 40 ms for a delayed acknowledgement, whatever the
+    milter, unless it hears DATA (Postfix sends macros of stages that nobody answers, and more behind them).
     """
     return f"smtpd_milters=unix:{path}"
 
