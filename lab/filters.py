@@ -75,6 +75,18 @@ def tcp_filter(direction: Direction) -> bytes:
     ])  # fmt: skip
 
 
+def ip_filter(direction: Direction) -> bytes:
+    """Passes every IPv4 and IPv6 packet, except neighbour discovery and other ICMPv6."""
+    return _assemble([
+        *_direction(direction),
+        (LOAD_HALF, 0, 0, ETHER_TYPE),
+        (IF_EQUAL, "yes", 0, IPV4),
+        (IF_EQUAL, 0, "no", IPV6),
+        (LOAD_BYTE, 0, 0, IPV6_NEXT),
+        (IF_EQUAL, "no", "yes", ICMPV6),
+    ])  # fmt: skip
+
+
 def _direction(direction: Direction) -> list[Instruction | str]:
     if direction == "both":
         return []

@@ -25,8 +25,8 @@ SO_RCVBUFFORCE = 33
 
 # Each small packet is charged about 1 KB: room for a quarter of a million that were not read yet.
 BUFFER_BYTES = 256 << 20
-# An Ethernet and IPv6 header, a few extension headers, a TCP header.
-SNAP_BYTES = 256
+# A whole frame: a TCP header may stand behind a kilobyte of extension headers.
+SNAP_BYTES = 2048
 QUIET_S = 0.05
 
 
@@ -34,7 +34,7 @@ class SnifferOverflow(LabError):
     """The sniffer missed packets, so what it saw proves nothing."""
 
 
-class _Capture:
+class Capture:
     """A packet socket in a namespace, bound, with its filter, counting from construction on."""
 
     def __init__(self, namespace: Namespace, interface: str, program: bytes) -> None:
@@ -57,6 +57,7 @@ class _Capture:
         return self._dropped
 
     def close(self) -> None:
+        """Ends the recording."""
         self.socket.close()
 
     def __enter__(self) -> Self:
@@ -71,7 +72,7 @@ class _Capture:
         self.close()
 
 
-class CountingSniffer(_Capture):
+class CountingSniffer(Capture):
     """Counts, in the kernel, the pure SYNs to a port; exact at any rate, for nothing is read.
 
     Its limits: no addresses; only TCP directly after the IP header, so no IPv6 extension headers
@@ -98,7 +99,7 @@ class CountingSniffer(_Capture):
         return self._seen
 
 
-class Sniffer(_Capture):
+class Sniffer(Capture):
     """Records every TCP packet to the ports, and every fragment that could hide one.
 
     Good for some 100,000 packets a second for seconds; beyond the buffer, stop() raises
