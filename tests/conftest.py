@@ -1,6 +1,8 @@
 """Options and fixtures of all tests."""
 
 import os
+import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,10 +11,21 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
+from tests import promises
+
+PROMISES = Path(__file__).parents[1] / "docs" / "promises.md"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write the golden files anew")
     parser.addoption("--full", action="store_true", help="the full sizes of the promises, for hours not minutes")
+    parser.addoption("--write-promises", action="store_true", help="write docs/promises.md from this run's figures")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Only a run in which everything held may say so."""
+    if session.config.getoption("--write-promises") and exitstatus == 0:
+        promises.write(PROMISES, shlex.join(["script/test", *session.config.invocation_params.args]))
 
 
 @pytest.fixture
