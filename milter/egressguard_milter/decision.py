@@ -1,7 +1,6 @@
 """What became of one question to the limits."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
@@ -15,10 +14,10 @@ NAMES: dict[Kind, Limit] = dict(zip(Kind, RATES, strict=True))  # type: ignore[a
 CONNECTION_LIMITS = ("connections", "open_connections", "sessions")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """Whether the client may go on, and otherwise which limit of which key stops it.
 
+    A tuple, because several are made for each message and a frozen dataclass takes five times as long.
     `limit` is empty when it may. `key` is what was counted: the client, a shared budget, a sender, a login.
     `used` of `most` count within `window_s` seconds (0 for limits that know no time); after `retry_s`
     seconds another attempt makes sense.
@@ -40,8 +39,7 @@ class Decision:
         return not self.limit
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What a relay does with one client now: its tier, and its limit in messages per window."""
 
     tier: Tier
