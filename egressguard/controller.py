@@ -136,7 +136,7 @@ class Controller:
         totals = self._kernel.totals()
         if totals == self._totals:
             return None
-        sample = self._kernel.sample(now_s)
+        sample = self._kernel.sample(now_s).without(self._settings.canary_keys())
         self._totals = totals  # read before the elements: what came later makes the next round look again
         return sample
 

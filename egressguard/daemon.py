@@ -9,9 +9,11 @@ import os
 import select
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from egressguard.boot import boot_id, now_s
+from egressguard.canary_watch import CanaryWatch
 from egressguard.config import Site, read_site
 from egressguard.controller import Controller
 from egressguard.core.errors import EgressguardError
@@ -41,8 +43,10 @@ def run(config: Path) -> None:
     controller.start(now_s())
     notify("READY=1")
     log.info("started router=%s mode=%s period_s=%s", settings.router, settings.mode, settings.period_s)
-    _rounds(config, enforcement, controller, heartbeat, wake)
+    canary = CanaryWatch(database)
+    _rounds(config, enforcement, controller, canary, heartbeat, wake)
     notify("STOPPING=1")
+    canary.close()
     log.info("stopped: the rules stay loaded and go on blocking")
     controller.close(now_s())
     database.close()
@@ -70,12 +74,13 @@ class Wake:
         return marked, [c for c in self._events.culprits() if c.pid != os.getpid()]
 
 
-def _rounds(config: Path, enforcement: Enforcement, controller: Controller, heartbeat: Heartbeat,
-            wake: Wake) -> None:
+def _rounds(config: Path, enforcement: Enforcement, controller: Controller, canary: CanaryWatch,
+            heartbeat: Heartbeat, wake: Wake) -> None:
     culprits: list[Culprit] = []
     while True:
         due_s = now_s() + enforcement.site.settings.period_s
-        heartbeat.beat(controller.round(now_s(), culprits))
+        pulse = controller.round(now_s(), culprits)
+        heartbeat.beat(replace(pulse, canary=canary.step(enforcement.site.settings, now_s())))
         notify("WATCHDOG=1")
         marked, culprits = wake.wait(due_s - now_s())
         if signal.SIGTERM in marked or signal.SIGINT in marked:

@@ -10,9 +10,10 @@ import json
 import logging
 import os
 import struct
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from egressguard.core.canary import Run, run_of
 from egressguard.core.errors import EgressguardError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ _WHOLE_FILE = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 class Pulse:
     """The last round: when (monotonic seconds), how long it took, and what went wrong in it.
 
-    `reports` maps each relay to when its newest report was first seen here.
+    `reports` maps each relay to when its newest report was first seen here. `canary` is the last one's run.
     """
 
     pid: int
@@ -33,6 +34,7 @@ class Pulse:
     round_s: float
     faults: dict[str, str] = field(default_factory=dict)
     reports: dict[str, float] = field(default_factory=dict)
+    canary: Run | None = None
 
 
 class Heartbeat:
@@ -88,6 +90,7 @@ def _locked(fd: int) -> bool:
 
 def _pulse(data: bytes) -> Pulse | None:
     try:
-        return Pulse(**json.loads(data))
-    except (ValueError, TypeError):
+        found = json.loads(data)
+        return replace(Pulse(**found), canary=run_of(found.get("canary")))
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -38,7 +38,8 @@ def observe(site: Site) -> Observation:
             now_s=now_s(), settings=settings, table=_table(kernel, site, faults),
             interfaces=kernel.interfaces(), daemon_runs=runs,
             round_at_s=pulse.at_s if pulse is not None else None,
-            verdicts=verdicts, reports=reports, faults=faults)
+            verdicts=verdicts, reports=reports, faults=faults,
+            canary=pulse.canary if pulse is not None and runs else None)
     finally:
         kernel.close()
 
@@ -71,7 +72,8 @@ def _table(kernel: Netfilter, site: Site, faults: dict[str, str]) -> Table | Non
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,
         intact=_intact(kernel, site, ruleset, faults),
         changes=plan.diff(sets, policy.desired(site.settings, site.uids)), sets=sets,
-        sample=kernel.sample(at_s), leases=kernel.leases(), sender_macs=kernel.sender_macs())
+        sample=kernel.sample(at_s).without(site.settings.canary_keys()), leases=kernel.leases(),
+        sender_macs=kernel.sender_macs())
 
 
 def _intact(kernel: Netfilter, site: Site, found: Ruleset, faults: dict[str, str]) -> bool | None:

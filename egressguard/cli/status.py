@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from egressguard.core import canary
 from egressguard.core.health import (
     Finding,
     Health,
@@ -19,6 +20,7 @@ from egressguard.core.health import (
     Standing,
     enforces,
     health,
+    leaks,
     opened_s,
     standings,
 )
@@ -37,7 +39,7 @@ def mode_of(seen: Observation) -> str:
     when its rules are not ours, or let more through than they should.
     """
     if enforces(seen.table):
-        return "enforce"
+        return "unknown" if leaks(seen) else "enforce"
     observed = seen.table.sets["observed_family"] if seen.table is not None else frozenset()
     if observed == ALL_FAMILIES:
         return "observe"
@@ -59,6 +61,7 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
         "totals": asdict(seen.table.sample.totals) if seen.table else None,
         "permitted_senders": [list(e) for e in _senders(seen)], "orders": _leases(seen),
         "daemon": {"runs": seen.daemon_runs, "round_age_s": _age(seen, seen.round_at_s)},
+        "canary": _canary_json(seen),
         "relays": {name: {"age_s": _age(seen, lease.received_s), "fresh": lease.fresh(seen.now_s)}
                    for name, lease in seen.reports.items()},
         "hosts": {s.host: _host_json(seen, s) for s in standings(seen)},
@@ -99,6 +102,9 @@ def _summary(seen: Observation) -> Grid:
     for text in _observed_groups(seen):
         grid.add_row("", text)
     grid.add_row("daemon", _daemon(seen))
+    if seen.canary is not None:
+        grid.add_row("canary", f"{escape(canary.summary(seen.canary))} "
+                               f"({_seconds(_age(seen, seen.canary.at_s))} ago)")
     grid.add_row("relays", _relays(seen))
     for (name, interface), addresses in _senders_by_name(seen).items():
         grid.add_row("sender", f"{escape(name)} on {escape(interface)}: {', '.join(addresses)}")
@@ -185,6 +191,12 @@ def _rules(seen: Observation) -> str:
     if seen.table is None:
         return "not loaded"
     return {True: "intact", False: "EDITED", None: "not compared"}[seen.table.intact]
+
+
+def _canary_json(seen: Observation) -> dict[str, Any] | None:
+    if seen.canary is None:
+        return None
+    return {"age_s": _age(seen, seen.canary.at_s), "flights": [asdict(f) for f in seen.canary.flights]}
 
 
 def _daemon(seen: Observation) -> str:

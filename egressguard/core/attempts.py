@@ -7,7 +7,7 @@ in its place is new, even with the same value.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from egressguard.core.hosts import Host
@@ -50,6 +50,14 @@ class Sample:
     strangers: Mapping[Host, int] = field(default_factory=dict)
     destinations: Mapping[tuple[Host, Destination], int] = field(default_factory=dict)
     macs: Mapping[Host, frozenset[str]] = field(default_factory=dict)
+
+    def without(self, hosts: frozenset[Host]) -> "Sample":
+        """The sample as if `hosts` did not exist."""
+        return replace(
+            self, inventory={h: n for h, n in self.inventory.items() if h not in hosts},
+            strangers={h: n for h, n in self.strangers.items() if h not in hosts},
+            destinations={pair: n for pair, n in self.destinations.items() if pair[0] not in hosts},
+            macs={h: m for h, m in self.macs.items() if h not in hosts})
 
     @property
     def attempts(self) -> dict[Host, int]:

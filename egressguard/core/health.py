@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from egressguard.core.attempts import Sample
+from egressguard.core.canary import Fate, Run
 from egressguard.core.documents import Report
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Leases as SignalLeases
@@ -55,7 +56,7 @@ class Observation:
     """Everything `status` shows, read at `now_s`; times are monotonic seconds.
 
     `table` is None when it does not exist. `round_at_s` is the daemon's last round, `faults` what failed
-    in it or in this reading, by part.
+    in it or in this reading, by part; `canary` is the running daemon's last one.
     """
 
     now_s: float
@@ -67,6 +68,7 @@ class Observation:
     verdicts: dict[Host, Verdict]
     reports: SignalLeases[Report]
     faults: dict[str, str] = field(default_factory=dict)
+    canary: Run | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,13 @@ class Finding:
 
 
 STALLED_PERIODS = 20
+CANARY_PERIODS, CANARY_GRACE_S = 2, 10
 
 
 def findings(seen: Observation) -> list[Finding]:
     """All that is not well, worst first."""
-    found = [*_enforcement(seen), *_daemon(seen), *_kernel(seen), *_exchange(seen), *_hosts(seen)]
+    found = [*_enforcement(seen), *_canary(seen), *_daemon(seen), *_kernel(seen), *_exchange(seen),
+             *_hosts(seen)]
     return sorted(found, key=lambda finding: -finding.health)
 
 
@@ -95,6 +99,11 @@ def enforces(table: Table | None) -> bool:
     """Whether the kernel refuses direct SMTP now. What cannot be known is not claimed."""
     return (table is not None and table.intact is True and not list(_gaps(table))
             and not table.sets["observed_family"] and not opened_s(table))
+
+
+def leaks(seen: Observation) -> bool:
+    """Whether the last canary got out: whatever the rules look like, they do not stand on the path."""
+    return seen.canary is not None and bool(seen.canary.having(Fate.LEAKED))
 
 
 def opened_s(table: Table) -> float:
@@ -180,6 +189,20 @@ def _enforcement(seen: Observation) -> Iterator[Finding]:
     if opened_s(seen.table):
         yield Finding(Health.NOT_ENFORCING, "an operator has opened port 25 for another "
                       f"{opened_s(seen.table):.0f} s: attempts are counted, not blocked")
+
+
+def _canary(seen: Observation) -> Iterator[Finding]:
+    """A canary that stayed because nothing would have refused it says what has been said already."""
+    run = seen.canary
+    if run is None:
+        return
+    for flight in run.having(Fate.LEAKED):
+        yield Finding(Health.NOT_ENFORCING, flight.text)
+    for flight in run.having(Fate.UNCOUNTED, Fate.UNABLE):
+        yield Finding(Health.DEGRADED, flight.text)
+    age_s = seen.now_s - run.at_s
+    if age_s > CANARY_PERIODS * seen.settings.canary.period_s + CANARY_GRACE_S:
+        yield Finding(Health.DEGRADED, f"the last canary is {age_s:.0f} s old: what it proved may be over")
 
 
 def _daemon(seen: Observation) -> Iterator[Finding]:

@@ -13,6 +13,8 @@ NO_FAMILY: frozenset[Element] = frozenset()
 def desired(settings: Settings, uids: Iterable[int] = ()) -> Sets:
     """The elements of every configured set of rules/egressguard.nft; `uids` are those of `own.users`."""
     known = [_masked(address) for machine in settings.host for address in machine.addresses]
+    if settings.canary.enabled:  # no flood of strangers may take its counter
+        known += map(_masked, settings.canary.addresses)
     return {
         "inside_if": frozenset((name,) for inside in settings.inside for name in inside.interfaces),
         "smtp_ports": frozenset((str(port),) for port in _all_ports(settings)),

@@ -7,12 +7,12 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Literal
 
 from egressguard.core.errors import Mistake
 from egressguard.core.exchange_url import url_mistakes
-from egressguard.core.hosts import Address, Host, hosts_of
+from egressguard.core.hosts import Address, Host, host_of, hosts_of
 
 Network = IPv4Network | IPv6Network
 Mode = Literal["observe", "enforce"]
@@ -70,6 +70,19 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """The canary: from which addresses, that nobody else has, it tries to reach which, that nobody may.
+
+    The daemon sends it every `period_s` when it is `enabled`; `doctor` sends it in any case.
+    """
+
+    enabled: bool = False
+    period_s: float = 60.0
+    addresses: tuple[Address, ...] = (IPv4Address("192.0.2.254"), IPv6Address("2001:db8:0:ca::2"))
+    destinations: tuple[Address, ...] = (IPv4Address("203.0.113.254"), IPv6Address("2001:db8:ffff:ca::2"))
+
+
+@dataclass(frozen=True, slots=True)
 class Detection:
     """How evidence becomes a verdict (core/detection.py explains the test).
 
@@ -98,6 +111,7 @@ class Settings:
     own: Own = field(default_factory=Own)
     ports: tuple[int, ...] = (SMTP_PORT,)
     answer: Answer = "reset"
+    canary: Canary = field(default_factory=Canary)
     detection: Detection = field(default_factory=Detection)
     period_s: float = 0.25
     signal_lifetime_s: float = 30.0
@@ -114,6 +128,14 @@ class Settings:
             if any(address in network for network in inside.networks)
             for name in inside.interfaces
         )
+
+    def inside_interfaces(self) -> frozenset[str]:
+        """The names of all inside interfaces."""
+        return frozenset(name for inside in self.inside for name in inside.interfaces)
+
+    def canary_keys(self) -> frozenset[Host]:
+        """What the rules count the canary under; it is nobody's attempt."""
+        return frozenset(hosts_of(self.canary.addresses))
 
     def names(self) -> dict[Host, str]:
         """The name of every host that the configuration names, senders included."""
@@ -150,6 +172,7 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     yield from _sender_mistakes(settings)
     yield from _group_mistakes(settings)
     yield from _port_mistakes(settings)
+    yield from _canary_mistakes(settings)
     yield from url_mistakes(settings.exchange)
     yield from _number_mistakes(settings)
 
@@ -233,9 +256,24 @@ def _port_mistakes(settings: Settings) -> Iterator[Mistake]:
                 yield Mistake(key, f"{port} is blocked for the whole site already (ports)")
 
 
+def _canary_mistakes(settings: Settings) -> Iterator[Mistake]:
+    """A host with the canary's address would not be judged, and an inside destination proves nothing."""
+    for key in ("addresses", "destinations"):
+        found: tuple[Address, ...] = getattr(settings.canary, key)
+        if sorted(address.version for address in found) not in ([4], [6], [4, 6]):
+            yield Mistake(f"canary.{key}", "needs one address, or one of each family")
+        for address in found:
+            taken = [n for inside in settings.inside for n in inside.networks
+                     if n.version == address.version and ip_network(host_of(address)).overlaps(n)]
+            if taken:
+                yield Mistake(f"canary.{key}", f"{address} lies in {taken[0]}, which is inside: choose an "
+                              "address that no host has")
+
+
 def _number_mistakes(settings: Settings) -> Iterator[Mistake]:
     bounds: tuple[tuple[str, float, float, float], ...] = (
         ("period_s", settings.period_s, 0.05, 60),
+        ("canary.period_s", settings.canary.period_s, 5, 86400),
         ("signal_lifetime_s", settings.signal_lifetime_s, 5, 86400),
         ("detection.half_life_s", settings.detection.half_life_s, 60, 30 * 86400),
         ("detection.false_alarm", settings.detection.false_alarm, 1e-9, 0.5),

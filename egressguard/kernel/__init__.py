@@ -141,14 +141,15 @@ class Netfilter:
         destination already known, never a destination that is missing.
         """
         totals = self.totals()
-        inventory, strangers = self._counts(INVENTORY), self._counts(STRANGERS)
+        inventory, strangers = self.counts(INVENTORY), self.counts(STRANGERS)
         destinations = {(Host(host_text(element)), element[1]): count
                         for name, fields in DESTINATIONS.items()
                         for element, count in self._counted(name, fields).items()}
         macs = {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
         return Sample(now_s, totals, inventory, strangers, destinations, macs)
 
-    def _counts(self, sets: dict[str, Fields]) -> dict[Host, int]:
+    def counts(self, sets: dict[str, Fields]) -> dict[Host, int]:
+        """Attempts per host, of these counted sets alone."""
         return {Host(host_text(element)): count for name, fields in sets.items()
                 for element, count in self._counted(name, fields).items()}
 

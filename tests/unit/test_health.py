@@ -7,6 +7,7 @@ import pytest
 
 from egressguard.cli.status import mode_of
 from egressguard.core.attempts import Sample, Totals
+from egressguard.core.canary import Fate, Flight, Run
 from egressguard.core.documents import Client, Origin, Report
 from egressguard.core.health import Health, Observation, Table, enforces, findings, health, standings
 from egressguard.core.hosts import Host
@@ -111,3 +112,19 @@ def test_a_machine_stands_on_one_line_with_all_it_did() -> None:
     [standing] = standings(table(sample=sample))
     assert (standing.host, standing.keys) == (WEB, (WEB, WEB6))
     assert (standing.attempts, standing.fan_out, standing.state) == (7, 2, State.CLEAN)
+
+
+def flown(fate: Fate, at_s: float = 99.0) -> Observation:
+    return replace(GOOD, canary=Run(at_s, (Flight(4, Fate.REFUSED, "refused"), Flight(6, fate, "told"))))
+
+
+@pytest.mark.parametrize(("fate", "expected"), [
+    (Fate.REFUSED, Health.HEALTHY), (Fate.GROUNDED, Health.HEALTHY), (Fate.UNABLE, Health.DEGRADED),
+    (Fate.UNCOUNTED, Health.DEGRADED), (Fate.LEAKED, Health.NOT_ENFORCING)])
+def test_the_canary_has_the_last_word_on_whether_the_rules_stand_on_the_path(fate: Fate, expected: Health) -> None:
+    assert code(flown(fate)) is expected
+    assert (mode_of(flown(fate)) == "enforce") is (fate is not Fate.LEAKED)
+
+
+def test_an_old_canary_proves_nothing_any_more() -> None:
+    assert code(flown(Fate.REFUSED, -100.0)) is Health.DEGRADED
