@@ -1,0 +1,88 @@
+"""Reading all counters beside `nft -j list set`, and changing one element among many.
+
+Each reader is a process of its own, so that its CPU time and its peak memory are its own; what an empty run
+of the same program costs is taken off.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.firewall.packets import inventory_address
+from egressguard.kernel import Netfilter, nft
+from lab.namespaces import Namespace
+
+RULES = (Path(__file__).parents[2] / "rules/egressguard.nft").read_text("utf-8")
+BATCH = 50_000
+
+
+def fill(hosts: int) -> None:
+    """Loads the rules and an inventory of so many hosts into this network namespace."""
+    nft.apply(RULES, "loading")
+    for start in range(0, hosts, BATCH):
+        elements = ", ".join(str(inventory_address(n)) for n in range(start, min(hosts, start + BATCH)))
+        nft.apply(f"add element inet egressguard known6 {{ {elements} }}\n", "filling")
+
+
+def measure(hosts: int, rounds: int) -> dict[str, float]:
+    """Seconds of CPU and MB of memory of both readers, and what one changed element takes."""
+    with Namespace("bench") as namespace:
+        namespace.call(fill, hosts)
+        ours = [_child(namespace, "ours") for _ in range(rounds)]
+        theirs = [_child(namespace, "nft") for _ in range(rounds)]
+        changes = [namespace.call(_change_one, n) for n in range(rounds)]
+    median = statistics.median
+    return {
+        "hosts": hosts,
+        "ours_s": median(run["seconds"] for run in ours), "nft_s": median(run["seconds"] for run in theirs),
+        "ours_mb": median(run["mb"] for run in ours), "nft_mb": median(run["mb"] for run in theirs),
+        "change_ms": 1000 * median(changes),
+    }
+
+
+def _child(namespace: Namespace, reader: str) -> dict[str, float]:
+    done = namespace.run([sys.executable, "-m", "bench.firewall.reading", reader])
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def _change_one(number: int) -> float:
+    began = time.perf_counter()
+    nft.apply(f"add element inet egressguard known6 {{ 2001:db8:ffff:{number}:: }}\n", "changing one")
+    return time.perf_counter() - began
+
+
+def read_ours() -> dict[str, float]:
+    """One sample, in CPU seconds, and what it adds to this process's memory."""
+    kernel = Netfilter()
+    before_mb = _peak_mb(resource.RUSAGE_SELF)
+    began = time.process_time()
+    kernel.sample(0.0)
+    result = {"seconds": time.process_time() - began, "mb": _peak_mb(resource.RUSAGE_SELF) - before_mb}
+    kernel.close()
+    return result
+
+
+def read_nft() -> dict[str, float]:
+    """One `nft -j list set`, less an nft that reads nothing."""
+    costs = []
+    for command in (["nft", "-j", "list", "tables"],
+                    ["nft", "-j", "list", "set", "inet", "egressguard", "known6"]):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+                      _peak_mb(resource.RUSAGE_CHILDREN)))
+    return {"seconds": costs[1][0] - costs[0][0], "mb": costs[1][1] - costs[0][1]}
+
+
+def _peak_mb(who: int) -> float:
+    return resource.getrusage(who).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(read_ours() if sys.argv[1] == "ours" else read_nft()))
