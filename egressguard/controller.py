@@ -126,7 +126,7 @@ class Controller:
             # A new table's counters began at zero.
             self._baseline, self._saved, self._totals = Baseline(), Baseline(), None
         if wrong is not None:
-            who = ", ".join(map(str, culprits)) or "unknown"
+            who = ", ".join(map(str, self._kernel.others(culprits))) or "unknown"
             self._database.event(now_s, "exposure", f"{wrong}, by {who}; put right "
                                  f"{(perf_counter() - began) * 1000:.1f} ms after it was noticed; until then "
                                  "direct SMTP may have passed")

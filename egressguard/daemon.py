@@ -71,7 +71,7 @@ class Wake:
             marked = list(os.read(self._signals, 1000))
         except BlockingIOError:
             marked = []
-        return marked, [c for c in self._events.culprits() if c.pid != os.getpid()]
+        return marked, self._events.culprits()
 
 
 def _rounds(config: Path, enforcement: Enforcement, controller: Controller, canary: CanaryWatch,

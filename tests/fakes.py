@@ -1,6 +1,6 @@
 """Stand-ins that can be dumped as text; the contract tests run on them and on the real thing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes
 from egressguard.core.ruleset import CONFIGURED, LEASED, SMTP_PORTS, VERSION_CHAIN, Leases, Sets
 from egressguard.kernel import Ruleset
+from egressguard.kernel.events import Culprit
 
 D = TypeVar("D")
 EMPTY: Sets = dict.fromkeys(CONFIGURED, frozenset())
@@ -120,6 +121,9 @@ class FakeKernel:
             old = self.elements[change.set_name]
             self.elements[change.set_name] = (old - set(change.removed)) | set(change.added)
         self.number += bool(changes)
+
+    def others(self, culprits: Iterable[Culprit]) -> list[Culprit]:
+        return list(culprits)
 
     def interfaces(self) -> frozenset[str]:
         return frozenset({"lo"})

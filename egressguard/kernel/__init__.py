@@ -1,5 +1,7 @@
 """The kernel as the rest of the house sees it: read counters, read sets, apply; one file per interface."""
 
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +26,7 @@ from egressguard.core.ruleset import (
     Sets,
 )
 from egressguard.kernel import links, nft
+from egressguard.kernel.events import Culprit
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset
 from egressguard.kernel.scratch import expected_ruleset
@@ -68,8 +71,14 @@ class Kernel(Protocol):
     def apply(self, changes: Changes) -> None:
         """Applies `changes` in one transaction; does nothing when there are none."""
 
+    def others(self, culprits: Iterable[Culprit]) -> list[Culprit]:
+        """Those of `culprits` whose change was not one of ours."""
+
     def interfaces(self) -> frozenset[str]:
         """The names of the interfaces that exist."""
+
+
+OWN_GENERATIONS = 1000  # remembered; far more than come between two looks at the events
 
 
 class Netfilter:
@@ -77,6 +86,7 @@ class Netfilter:
 
     def __init__(self) -> None:
         self._netlink = Netlink()
+        self._own: deque[int] = deque(maxlen=OWN_GENERATIONS)
         read_generation(self._netlink)  # no nf_tables, or no privileges: say it now
 
     def close(self) -> None:
@@ -165,17 +175,32 @@ class Netfilter:
         """
         text = _text(rules)
         removed = _misplaced(have, self.expected(rules)) if have is not None else ""
-        nft.apply(removed + text + transaction(changes), f"loading {rules}")
+        self._change(removed + text + transaction(changes), f"loading {rules}")
 
     def rebuild(self, rules: Path, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
-        nft.apply(f"delete table {FAMILY} {TABLE}\n{_text(rules)}{transaction(changes)}",
-                  f"loading {rules} in place of a damaged table")
+        self._change(f"delete table {FAMILY} {TABLE}\n{_text(rules)}{transaction(changes)}",
+                     f"loading {rules} in place of a damaged table")
 
     def apply(self, changes: Changes) -> None:
         """Applies `changes` in one transaction; does nothing when there are none."""
         if changes:
-            nft.apply(transaction(changes), "changing set elements")
+            self._change(transaction(changes), "changing set elements")
+
+    def others(self, culprits: Iterable[Culprit]) -> list[Culprit]:
+        """Those of `culprits` whose change was not one of ours."""
+        return [culprit for culprit in culprits if culprit.generation not in self._own]
+
+    def _change(self, transaction: str, what: str) -> None:
+        """Applies, and remembers which generation that made: our own changes come back as events.
+
+        A pid would not tell, since the kernel's is not the one that a container sees. If somebody else
+        changed something at the same instant, both are taken for others.
+        """
+        before = self.generation()
+        nft.apply(transaction, what)
+        if self.generation() == before + 1:
+            self._own.append(before + 1)
 
     def interfaces(self) -> frozenset[str]:
         """The names of the interfaces that exist."""

@@ -19,10 +19,14 @@ SO_RCVBUFFORCE = 33
 
 @dataclass(frozen=True, slots=True)
 class Culprit:
-    """The program that changed the ruleset, as the kernel names it."""
+    """The program that changed the ruleset, as the kernel names it, and the generation that it made.
+
+    The pid is the kernel's own: in a container it is not the one that the container sees.
+    """
 
     program: str
     pid: int
+    generation: int = 0
 
     def __str__(self) -> str:
         return f"{self.program} (pid {self.pid})"
@@ -67,4 +71,5 @@ class RulesetEvents:
 
 def _culprit(payload: memoryview) -> Culprit:
     found = dict(attributes(payload))
-    return Culprit(text(found[PROCESS_NAME]), int.from_bytes(found[PROCESS_ID], "big"))
+    numbers = (int.from_bytes(found[kind], "big") for kind in (PROCESS_ID, GENERATION_ID))
+    return Culprit(text(found[PROCESS_NAME]), *numbers)
