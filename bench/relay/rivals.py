@@ -103,11 +103,13 @@ def _policyd(namespace: Namespace, folder: Path) -> str:
 
 
 def _postfwd(namespace: Namespace, folder: Path) -> str:
+    own = folder / "postfwd"
+    own.mkdir()
+    own.chmod(0o777)
     # The daemon that counts is a process of its own, which there is not with --nodaemon.
     started(namespace, "postfwd", tcp(POSTFWD_PORT), _inside(
         "postfwd2", "--interface", "127.0.0.1", "--port", str(POSTFWD_PORT), "--user", "nobody",
-        "--group", "nogroup", "--pidfile", f"/tmp/eg-bench-{os.getpid()}-postfwd.pid",
-        "--rule", POSTFWD_RULE), daemon=True)
+        "--group", "nogroup", "--pidfile", own / "pid", "--rule", POSTFWD_RULE), daemon=True)
     return through_postfix.policy(POSTFWD_PORT)
 
 
