@@ -47,6 +47,7 @@ class Controller:
         self._origin = Origin(self._settings.router, uuid.uuid4().hex, 0)
         self._published: tuple[dict[Host, State], float] | None = None
         self._reports: Leases[Report] = {}
+        self._machines: tuple[Settings, dict[Host, Host]] | None = None
         self._incarnation = ""
         self._kept_s = float("-inf")
         self._totals: Totals | None = None
@@ -59,6 +60,13 @@ class Controller:
     @property
     def _settings(self) -> Settings:
         return self._enforcement.site.settings
+
+    @property
+    def _machine_of(self) -> dict[Host, Host]:
+        """Made once for each configuration: an inventory can be large, and every round asks."""
+        if self._machines is None or self._machines[0] is not self._settings:
+            self._machines = self._settings, self._settings.machine_of()
+        return self._machines[1]
 
     def start(self, now_s: float) -> None:
         """Loads rules and sets in one transaction, and what history knows.
@@ -142,7 +150,7 @@ class Controller:
 
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> list[Transition]:
         found = attempts.between(self._baseline, sample) if sample else {}
-        evidence = attempts.joined(found, self._settings.machine_of())
+        evidence = attempts.joined(found, self._machine_of)
         before, judged = self._verdicts, detection.judge(
             self._verdicts, evidence, self._settings.detection, now_s)
         moved = {host: v for host, v in judged.items() if host in evidence
@@ -175,7 +183,7 @@ class Controller:
             return
         self._kept_s = now_s
         counted = self._baseline.inventory.keys() | self._baseline.strangers.keys()
-        machines = {self._settings.machine_of().get(host, host) for host in counted}
+        machines = {self._machine_of.get(host, host) for host in counted}
         gone = [host for host, verdict in self._verdicts.items()
                 if verdict.state is State.CLEAN and host not in machines]
         for host in gone:
@@ -187,7 +195,7 @@ class Controller:
         """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports."""
         if self._exchange is None:
             self._exchange = self._connect()
-        states = states_by_key(self._verdicts.values(), self._settings.machine_of())
+        states = states_by_key(self._verdicts.values(), self._machine_of)
         try:
             if self._published is None or self._due(states, now_s):
                 self._publish(self._exchange, states, now_s)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import promises
+
 # Machines are shared and slow at times: how fast an example is made says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
-
-from tests import promises
 
 PROMISES = Path(__file__).parents[1] / "docs" / "promises.md"
 
