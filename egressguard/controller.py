@@ -31,6 +31,7 @@ from egressguard.kernel.events import Culprit
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
+SAVE_EVERY_S = 1.0
 FIXED = ("router", "exchange", "database", "runtime_directory")
 UNSAVED_STEPS = 10_000  # history kept in memory while the database refuses
 
@@ -49,7 +50,8 @@ class Controller:
         self._reports: Leases[Report] = {}
         self._machines: tuple[Settings, dict[Host, Host]] | None = None
         self._incarnation = ""
-        self._kept_s = float("-inf")
+        self._kept_s = self._saved_s = float("-inf")
+        self._pending = False
         self._totals: Totals | None = None
         self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
@@ -122,6 +124,8 @@ class Controller:
     def close(self, now_s: float) -> None:
         """Says good-bye in history. The table stays: a stopped daemon enforces as a running one does."""
         with self._noting({}, "database"):
+            self._saved_s = float("-inf")
+            self._save(False, now_s)
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
 
@@ -162,17 +166,22 @@ class Controller:
         self._unsaved |= moved
         self._unsaved_steps = (self._unsaved_steps + steps)[-UNSAVED_STEPS:]
         with self._noting(faults, "database"):
-            self._save(bool(sample))
+            self._save(bool(sample), now_s)
             self._keep(now_s)
         return steps
 
-    def _save(self, sampled: bool) -> None:
-        """Records what is not recorded yet: this round's, and what an earlier round could not."""
-        if not (sampled or self._unsaved or self._unsaved_steps):
+    def _save(self, sampled: bool, now_s: float) -> None:
+        """Records what is not recorded yet: this round's, and what an earlier round could not.
+
+        At once when a verdict changed, otherwise once a second: the kernel has the counts, and whatever was
+        not recorded at a kill is found again as a difference to what was.
+        """
+        self._pending |= sampled or bool(self._unsaved)
+        if not self._unsaved_steps and not (self._pending and now_s - self._saved_s >= SAVE_EVERY_S):
             return
         self._database.record(self._incarnation, changed(self._saved, self._baseline),
                               self._unsaved.values(), self._unsaved_steps)
-        self._saved = self._baseline
+        self._saved, self._saved_s, self._pending = self._baseline, now_s, False
         self._unsaved, self._unsaved_steps = {}, []
 
     def _keep(self, now_s: float) -> None:

@@ -17,7 +17,10 @@ class State(StrEnum):
     @property
     def rank(self) -> int:
         """0 for clean, growing with badness, so that two verdicts can be compared."""
-        return tuple(State).index(self)
+        return RANKS[self]
+
+
+RANKS = {state: rank for rank, state in enumerate(State)}
 
 
 class Tier(StrEnum):

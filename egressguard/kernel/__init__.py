@@ -132,6 +132,10 @@ class Netfilter:
         """The MACs that each sender's address has come from within the last hour."""
         return self._macs(SENDER_MACS)
 
+    def attempt_macs(self) -> dict[Host, frozenset[str]]:
+        """The MACs that each host's attempts have come from within the last hour."""
+        return {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
+
     def _macs(self, sets: dict[str, Fields]) -> dict[str, frozenset[str]]:
         found: dict[str, set[str]] = {}
         for name, fields in sets.items():
@@ -155,8 +159,7 @@ class Netfilter:
         destinations = {(Host(host_text(element)), element[1]): count
                         for name, fields in DESTINATIONS.items()
                         for element, count in self._counted(name, fields).items()}
-        macs = {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
-        return Sample(now_s, totals, inventory, strangers, destinations, macs)
+        return Sample(now_s, totals, inventory, strangers, destinations)
 
     def counts(self, sets: dict[str, Fields]) -> dict[Host, int]:
         """Attempts per host, of these counted sets alone."""
