@@ -14,7 +14,7 @@ from lab.namespaces import Namespace
 
 NOOP_PORT, OURS_PORT = 8891, 8892
 TARGETS = {1: 0.90, 10: 0.85, 100: 0.85, 1000: 0.60}
-ZE_FILTER_BYTES = 12_700  # per client, measured against its own binary (FIELD_NOTES section 3)
+ZE_FILTER_BYTES = 12_700  # per client, measured against its own binary
 
 
 def main() -> None:

@@ -81,6 +81,15 @@ class Connection(Milter.Base):
         return self._answer(decision, CONNECTION)
 
     @guarded
+    def data(self) -> int:
+        """DATA: there is nothing to say, but an answer is owed.
+
+        Without it Postfix sends two commands in a row that nobody answers, and over TCP the second waits for
+        the acknowledgement of the first: some 40 ms in each message (Nagle's algorithm, delayed ACK).
+        """
+        return int(Milter.CONTINUE)
+
+    @guarded
     def eom(self) -> int:
         """End of message."""
         if self._session.hold_queue:
@@ -144,7 +153,8 @@ def listen(endpoint: Endpoint, limits: Limits, tallies: Tallies) -> None:
     Milter.set_close_callback(Milter.close_callback)
     Milter.setconn(endpoint.connection)
     Milter.setbacklog(BACKLOG)
-    Milter.register("egressguard-milter", negotiate=Milter.negotiate_callback)
+    Milter.register("egressguard-milter", data=lambda context: context.getpriv().data(),
+                    negotiate=Milter.negotiate_callback)
     try:
         Milter.opensocket(False)
     except Milter.error as error:

@@ -49,10 +49,11 @@ def test_neither_headers_nor_body_cross_the_wire() -> None:
     options = [Milter.CURR_ACTS, all_steps, 0, 0]
     connection(parts(Policy()).limits)[0].negotiate(options)
     unwanted = (Milter.P_NOBODY | Milter.P_NOHDRS | Milter.P_NOEOH | Milter.P_NOUNKNOWN
-                | Milter.P_NOHELO | Milter.P_NODATA)
+                | Milter.P_NOHELO)
     assert options[1] & unwanted == unwanted
     assert options[1] & Milter.P_RCPT_REJ
     assert not options[1] & (Milter.P_NOCONNECT | Milter.P_NOMAIL | Milter.P_NORCPT)
+    assert not options[1] & Milter.P_NODATA, "an unanswered DATA costs each message 40 ms over TCP"
 
 
 @pytest.mark.parametrize(("family", "address", "key"), [

@@ -15,7 +15,7 @@ from egressguard_milter.policy import Base, ClientRule, Policy
 from tests.relay.parts import Parts, parts, send
 from tests.relay.test_ledger import WINDOW_S, A, accept, claim, reserve
 
-ZE_FILTER_BYTES = 12_700  # per client, measured on its own binary (FIELD_NOTES)
+ZE_FILTER_BYTES = 12_700  # per client, measured on its own binary
 
 
 def relay(**more: object) -> Parts:
