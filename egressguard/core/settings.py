@@ -165,6 +165,7 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
         yield Mistake("inside", "is empty: name the interfaces and networks that hosts live behind")
     for i, inside in enumerate(settings.inside):
         yield from _interface_mistakes(f"inside.{i}.interfaces", inside.interfaces)
+    yield from _zone_mistakes(settings)
     yield from _overlaps(settings)
     for key, machine in settings.machines():
         yield from _machine_mistakes(key, machine, settings)
@@ -185,6 +186,19 @@ def _interface_mistakes(key: str, names: tuple[str, ...]) -> Iterator[Mistake]:
         if not (plain and 0 < len(name) <= INTERFACE_NAME_LENGTH and name not in (".", "..")):
             yield Mistake(key, f"{name!r} is no interface name: 1 to {INTERFACE_NAME_LENGTH} of "
                                "the characters a-z A-Z 0-9 . _ -, as `ip link` shows it")
+
+
+def _zone_mistakes(settings: Settings) -> Iterator[Mistake]:
+    """What follows a `%` is free text to Python's addresses, and would reach nft as it stands."""
+    placed = [*((f"inside.{i}", n) for i, inside in enumerate(settings.inside) for n in inside.networks),
+              *((f"group.{i}", n) for i, group in enumerate(settings.group) for n in group.networks)]
+    machines = [(key, a) for key, machine in settings.machines() for a in machine.addresses]
+    for key, address in [*((f"{key}.networks", n.network_address) for key, n in placed),
+                         *((f"{key}.addresses", a) for key, a in machines),
+                         *(("own.relays", a) for a in settings.own.relays),
+                         *(("canary.addresses", a) for a in settings.canary.addresses)]:
+        if getattr(address, "scope_id", None) is not None:
+            yield Mistake(key, f"{str(address)!r} has a zone: leave out the % and what follows it")
 
 
 def _overlaps(settings: Settings) -> Iterator[Mistake]:

@@ -50,6 +50,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     ("[[sender]]", "[[allowed]]", "allowed: unknown key; known keys here: inside, router, mode"),
     ("192.0.2.10\"", "192.0.2.256\"", "sender.0.addresses.0: \"192.0.2.256\": Octet 256 (> 255) not permitted"),
     ("2001:db8:0:a::2", "2001:db8:::2", "sender.0.addresses.1: \"2001:db8:::2\""),
+    ("a::2\"", "a::2%x }; flush ruleset; #\"", "sender.0.addresses: '2001:db8:0:a::2%x }; flush ruleset; #' has a zone"),
     ("192.0.2.10\"", "relay.example\"", "write an address such as 192.0.2.10 or 2001:db8::10"),
     ("192.0.2.10\"", "203.0.113.9\"", "sender.0.addresses: 203.0.113.9 lies behind no inside interface "
                                       "(inside networks: 192.0.2.0/26"),
