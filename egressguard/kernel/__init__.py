@@ -132,10 +132,6 @@ class Netfilter:
         """The MACs that each sender's address has come from within the last hour."""
         return self._macs(SENDER_MACS)
 
-    def attempt_macs(self) -> dict[Host, frozenset[str]]:
-        """The MACs that each host's attempts have come from within the last hour."""
-        return {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
-
     def _macs(self, sets: dict[str, Fields]) -> dict[str, frozenset[str]]:
         found: dict[str, set[str]] = {}
         for name, fields in sets.items():
@@ -159,7 +155,8 @@ class Netfilter:
         destinations = {(Host(host_text(element)), element[1]): count
                         for name, fields in DESTINATIONS.items()
                         for element, count in self._counted(name, fields).items()}
-        return Sample(now_s, totals, inventory, strangers, destinations)
+        macs = {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
+        return Sample(now_s, totals, inventory, strangers, destinations, macs)
 
     def counts(self, sets: dict[str, Fields]) -> dict[Host, int]:
         """Attempts per host, of these counted sets alone."""
@@ -224,14 +221,13 @@ def _text(rules: Path) -> str:
 
 
 def _misplaced(have: Ruleset, want: Ruleset) -> str:
-    """The transaction that removes chains that the rules do not have, or have elsewhere."""
+    """The transaction that empties every chain, and removes those that the rules lack or have elsewhere."""
     foreign = sorted(have.chains - want.chains)
     moved = sorted(name for name in have.chains & want.chains
                    if have.hooks.get(name) != want.hooks.get(name))
     every = sorted(have.chains)
-    if not foreign and not moved:
-        return ""
-    # A chain that is jumped to cannot be deleted: empty all of them first. The rules follow in the same
+    # All are emptied first, whether or not the file does: otherwise a chain whose `flush` it lacks would hold
+    # its rules twice, and one that is jumped to could not be deleted. The rules follow in the same
     # transaction, so no packet meets an empty chain.
     flushed = "".join(f"flush chain {FAMILY} {TABLE} {name}\n" for name in every)
     return flushed + "".join(f"delete chain {FAMILY} {TABLE} {name}\n" for name in foreign + moved)
