@@ -31,7 +31,6 @@ from egressguard.kernel.events import Culprit
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
-SAVE_EVERY_S = 1.0
 FIXED = ("router", "exchange", "database", "runtime_directory")
 UNSAVED_STEPS = 10_000  # history kept in memory while the database refuses
 
@@ -48,10 +47,8 @@ class Controller:
         self._origin = Origin(self._settings.router, uuid.uuid4().hex, 0)
         self._published: tuple[dict[Host, State], float] | None = None
         self._reports: Leases[Report] = {}
-        self._machines: tuple[Settings, dict[Host, Host]] | None = None
         self._incarnation = ""
-        self._kept_s = self._saved_s = float("-inf")
-        self._pending = False
+        self._kept_s = float("-inf")
         self._totals: Totals | None = None
         self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
@@ -62,13 +59,6 @@ class Controller:
     @property
     def _settings(self) -> Settings:
         return self._enforcement.site.settings
-
-    @property
-    def _machine_of(self) -> dict[Host, Host]:
-        """Made once for each configuration: an inventory can be large, and every round asks."""
-        if self._machines is None or self._machines[0] is not self._settings:
-            self._machines = self._settings, self._settings.machine_of()
-        return self._machines[1]
 
     def start(self, now_s: float) -> None:
         """Loads rules and sets in one transaction, and what history knows.
@@ -124,8 +114,6 @@ class Controller:
     def close(self, now_s: float) -> None:
         """Says good-bye in history. The table stays: a stopped daemon enforces as a running one does."""
         with self._noting({}, "database"):
-            self._saved_s = float("-inf")
-            self._save(False, now_s)
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
 
@@ -154,7 +142,7 @@ class Controller:
 
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> list[Transition]:
         found = attempts.between(self._baseline, sample) if sample else {}
-        evidence = attempts.joined(found, self._machine_of)
+        evidence = attempts.joined(found, self._settings.machine_of())
         before, judged = self._verdicts, detection.judge(
             self._verdicts, evidence, self._settings.detection, now_s)
         moved = {host: v for host, v in judged.items() if host in evidence
@@ -166,22 +154,17 @@ class Controller:
         self._unsaved |= moved
         self._unsaved_steps = (self._unsaved_steps + steps)[-UNSAVED_STEPS:]
         with self._noting(faults, "database"):
-            self._save(bool(sample), now_s)
+            self._save(bool(sample))
             self._keep(now_s)
         return steps
 
-    def _save(self, sampled: bool, now_s: float) -> None:
-        """Records what is not recorded yet: this round's, and what an earlier round could not.
-
-        At once when a verdict changed, otherwise once a second: the kernel has the counts, and whatever was
-        not recorded at a kill is found again as a difference to what was.
-        """
-        self._pending |= sampled or bool(self._unsaved)
-        if not self._unsaved_steps and not (self._pending and now_s - self._saved_s >= SAVE_EVERY_S):
+    def _save(self, sampled: bool) -> None:
+        """Records what is not recorded yet: this round's, and what an earlier round could not."""
+        if not (sampled or self._unsaved or self._unsaved_steps):
             return
         self._database.record(self._incarnation, changed(self._saved, self._baseline),
                               self._unsaved.values(), self._unsaved_steps)
-        self._saved, self._saved_s, self._pending = self._baseline, now_s, False
+        self._saved = self._baseline
         self._unsaved, self._unsaved_steps = {}, []
 
     def _keep(self, now_s: float) -> None:
@@ -192,7 +175,7 @@ class Controller:
             return
         self._kept_s = now_s
         counted = self._baseline.inventory.keys() | self._baseline.strangers.keys()
-        machines = {self._machine_of.get(host, host) for host in counted}
+        machines = {self._settings.machine_of().get(host, host) for host in counted}
         gone = [host for host, verdict in self._verdicts.items()
                 if verdict.state is State.CLEAN and host not in machines]
         for host in gone:
@@ -204,7 +187,7 @@ class Controller:
         """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports."""
         if self._exchange is None:
             self._exchange = self._connect()
-        states = states_by_key(self._verdicts.values(), self._machine_of)
+        states = states_by_key(self._verdicts.values(), self._settings.machine_of())
         try:
             if self._published is None or self._due(states, now_s):
                 self._publish(self._exchange, states, now_s)

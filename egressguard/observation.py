@@ -73,7 +73,7 @@ def _table(kernel: Netfilter, site: Site, faults: dict[str, str]) -> Table | Non
         intact=_intact(kernel, site, ruleset, faults),
         changes=plan.diff(sets, policy.desired(site.settings, site.uids)), sets=sets,
         sample=kernel.sample(at_s).without(site.settings.canary_keys()), leases=kernel.leases(),
-        sender_macs=kernel.sender_macs(), attempt_macs=kernel.attempt_macs())
+        sender_macs=kernel.sender_macs())
 
 
 def _intact(kernel: Netfilter, site: Site, found: Ruleset, faults: dict[str, str]) -> bool | None:

@@ -40,7 +40,8 @@ class Totals:
 class Sample:
     """One reading of the kernel at `at_s` (monotonic seconds): cumulative, never reset.
 
-    `inventory` and `strangers` count per host, `destinations` per host and outside destination.
+    `inventory` and `strangers` count per host, `destinations` per host and outside destination; `macs` are
+    the link-layer addresses that a host's attempts came from within the last hour.
     """
 
     at_s: float
@@ -56,7 +57,7 @@ class Sample:
             self, inventory={h: n for h, n in self.inventory.items() if h not in hosts},
             strangers={h: n for h, n in self.strangers.items() if h not in hosts},
             destinations={pair: n for pair, n in self.destinations.items() if pair[0] not in hosts},
-            )
+            macs={h: m for h, m in self.macs.items() if h not in hosts})
 
     @property
     def attempts(self) -> dict[Host, int]:

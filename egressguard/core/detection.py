@@ -64,8 +64,7 @@ def judge(previous: Mapping[Host, Verdict], evidence: Mapping[Host, Attempts],
 def _decayed(verdict: Verdict, detection: Detection, now_s: float) -> Verdict:
     elapsed_s = max(0.0, now_s - verdict.at_s)
     rest = float(0.5 ** (elapsed_s / detection.half_life_s))
-    return Verdict(verdict.host, verdict.state, verdict.score * rest, verdict.since_s, now_s,
-                   verdict.attempts, verdict.why, verdict.against * rest)
+    return replace(verdict, at_s=now_s, score=verdict.score * rest, against=verdict.against * rest)
 
 
 def _judge_host(old: Verdict, attempts: Attempts | None, w: Weights, now_s: float) -> Verdict:
@@ -78,9 +77,9 @@ def _judge_host(old: Verdict, attempts: Attempts | None, w: Weights, now_s: floa
     against = min(old.against - (attempts.count - new) * w.repeated, gained * CANCELLED_AT_MOST)
     score = gained - against
     state = state_of(score, old.state, w)
-    # Not dataclasses.replace(): this is the round's innermost line, and that costs ten times as much.
-    return Verdict(old.host, state, score, old.since_s if state is old.state else now_s, now_s,
-                   old.attempts + attempts.count, _why(attempts, new), against)
+    return replace(
+        old, score=score, against=against, state=state, attempts=old.attempts + attempts.count,
+        since_s=old.since_s if state is old.state else now_s, why=_why(attempts, new))
 
 
 def _why(attempts: Attempts, new: int) -> str:

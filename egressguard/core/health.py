@@ -49,7 +49,6 @@ class Table:
     sample: Sample
     leases: Leases = field(default_factory=dict)
     sender_macs: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    attempt_macs: Mapping[Host, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,7 @@ def _standing(host: Host, attempts: int, fan_out: int, seen: Observation,
 
 
 def _macs_of(keys: tuple[Host, ...], table: Table | None) -> frozenset[str]:
-    found = table.attempt_macs if table is not None else {}
+    found = table.sample.macs if table is not None else {}
     return frozenset(mac for key in keys for mac in found.get(key, ()))
 
 
@@ -247,7 +246,7 @@ def _macs(table: Table, settings: Settings) -> Iterator[Finding]:
         if len(macs) > 1:
             yield Finding(Health.DEGRADED, f"sender {address} has sent from {len(macs)} MAC addresses within "
                           f"an hour: {', '.join(sorted(macs))}; a neighbour may be forging it")
-    for host, macs in sorted(table.attempt_macs.items()):
+    for host, macs in sorted(table.sample.macs.items()):
         if len(macs) > 1:
             yield Finding(Health.DEGRADED, f"attempts of {host} came from {len(macs)} MAC addresses within "
                           f"an hour: {', '.join(sorted(macs))}; a neighbour may be framing it")

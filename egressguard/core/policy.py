@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address
 
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH, Address
-from egressguard.core.ruleset import ALL_FAMILIES, Element, Sets
+from egressguard.core.ruleset import ALL_FAMILIES, TUNNEL_PROTOCOLS, Element, Sets
 from egressguard.core.settings import SMTP_PORT, Group, Mode, Settings
 
 NO_FAMILY: frozenset[Element] = frozenset()
@@ -17,6 +17,7 @@ def desired(settings: Settings, uids: Iterable[int] = ()) -> Sets:
         known += map(_masked, settings.canary.addresses)
     return {
         "inside_if": frozenset((name,) for inside in settings.inside for name in inside.interfaces),
+        "tunnel_protocols": TUNNEL_PROTOCOLS,
         "smtp_ports": frozenset((str(port),) for port in _all_ports(settings)),
         "blocked_ports": frozenset((str(port),) for port in settings.ports),
         "known4": frozenset((a,) for a in known if ":" not in a),

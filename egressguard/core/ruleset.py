@@ -12,7 +12,7 @@ TABLE = "egressguard"
 VERSION_CHAIN = "ruleset_v1"  # an empty chain; another version's rules are refused, never edited
 
 FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
-                    "inet_service", "uid"]
+                    "inet_service", "inet_proto", "uid"]
 Fields = tuple[FieldType, ...]
 Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
@@ -20,6 +20,7 @@ Leases = dict[str, dict[Element, float]]
 
 CONFIGURED: dict[str, Fields] = {
     "smtp_ports": ("inet_service",),
+    "tunnel_protocols": ("inet_proto",),
     "blocked_ports": ("inet_service",),
     "known4": ("ipv4_addr",),
     "known6": ("ipv6_addr",),
@@ -79,4 +80,6 @@ SENDER_MACS: dict[str, Fields] = {
 
 SMTP = "25"
 SMTP_PORTS = frozenset({(SMTP,)})
+# IP in IP, IPv6 in IP, GRE, AH, SCTP, mobility, HIP, shim6: what can hide TCP.
+TUNNEL_PROTOCOLS = frozenset({(n,) for n in ("4", "41", "47", "51", "132", "135", "139", "140")})
 ALL_FAMILIES = frozenset({("ipv4",), ("ipv6",)})

@@ -17,10 +17,7 @@ class State(StrEnum):
     @property
     def rank(self) -> int:
         """0 for clean, growing with badness, so that two verdicts can be compared."""
-        return RANKS[self]
-
-
-RANKS = {state: rank for rank, state in enumerate(State)}
+        return tuple(State).index(self)
 
 
 class Tier(StrEnum):

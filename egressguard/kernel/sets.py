@@ -82,6 +82,7 @@ FIELDS: dict[FieldType, tuple[int, Convert]] = {
     "ether_addr": (6, _ether),
     "nf_proto": (1, _nf_proto),
     "inet_service": (2, _service),
+    "inet_proto": (1, _service),
     "uid": (4, _uid),
 }
 
