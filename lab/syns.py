@@ -8,6 +8,7 @@ import argparse
 import errno
 import itertools
 import json
+import signal
 import socket
 import struct
 import subprocess
@@ -31,6 +32,7 @@ BATCH = 64
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 
 Address = IPv4Address | IPv6Address
+_stopping: list[int] = []  # the signal that ends the sending, once it came
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Wire:
 class SynSource:
     """A running source in `namespace`; wait() gives the exact number of SYNs it sent.
 
-    Sources and destinations are addresses, or networks whose addresses take turns: the n-th SYN
+    Sources and destinations are addresses, or networks whose addresses take turns (2001:db8::/48/64: the
+    first address of each /64 in it): the n-th SYN
     goes from the n-th source, and the destination changes after each round of sources. Without
     `per_second` it goes as fast as it can; it ends after `count` SYNs or `seconds`.
     """
@@ -63,6 +66,7 @@ class SynSource:
         port: int = SMTP,
     ) -> None:
         self._seconds = seconds
+        self.per_second = 0.0  # as achieved, once it has ended
         options: dict[str, Any] = {
             "interface": wire.interface,
             "source-mac": wire.source_mac,
@@ -82,6 +86,11 @@ class SynSource:
             text=True,
         )
 
+    def stop(self) -> int:
+        """Ends it before its time; the number sent until then."""
+        self._process.terminate()
+        return self.wait()
+
     def wait(self) -> int:
         """The number sent, once it has ended. Raises LabError if it failed."""
         try:
@@ -90,14 +99,21 @@ class SynSource:
             end(self._process)
         if self._process.returncode != 0:
             raise LabError(f"the SYN source failed: {complaints}")
-        return int(json.loads(out)["sent"])
+        found = json.loads(out)
+        self.per_second = found["sent"] / found["seconds"]
+        return int(found["sent"])
 
 
 def addresses(texts: Sequence[str]) -> list[Address]:
     """The addresses named, networks expanded, at most MOST_FRAMES of each."""
     found: list[Address] = []
     for text in texts:
-        if "/" in text:
+        if text.count("/") == 2:
+            whole, _, length = text.rpartition("/")
+            subnets = ip_network(whole).subnets(new_prefix=int(length))
+            firsts = (ip_address(int(subnet.network_address) + 1) for subnet in subnets)
+            found.extend(itertools.islice(firsts, MOST_FRAMES))
+        elif "/" in text:
             network = ip_network(text)
             found.extend(network[n] for n in range(min(network.num_addresses, MOST_FRAMES)))
         else:
@@ -146,7 +162,7 @@ def pour(raw: socket.socket, made: Sequence[bytes], count: int, per_second: floa
     sent = 0
     begin = time.monotonic()
     turn = itertools.cycle(made)
-    while sent < count and (passed := time.monotonic() - begin) < seconds:
+    while not _stopping and sent < count and (passed := time.monotonic() - begin) < seconds:
         due = min(count - sent, BATCH)
         if per_second and (due := min(due, int(passed * per_second) + 1 - sent)) <= 0:
             time.sleep(0.0005)
@@ -184,6 +200,7 @@ def main() -> None:
     wire = Wire(options.interface, options.source_mac, options.next_hop_mac)
     sources, destinations = (addresses(text.split(",")) for text in (options.sources, options.destinations))
     made = frames(wire, sources, destinations, options.count, options.port)
+    signal.signal(signal.SIGTERM, lambda number, _: _stopping.append(number))
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
         raw.bind((options.interface, 0))
         begin = time.monotonic()
