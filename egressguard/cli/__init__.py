@@ -112,6 +112,24 @@ def history(host: str | None, limit: int, config: Path, as_json: bool) -> None:
     click.echo(history_json(entries) if as_json else history_text(entries))
 
 
+@cli.command()
+@config_option
+@json_option
+def doctor(config: Path, as_json: bool) -> None:
+    """Prove that the rules stand on the path: look for what leads around them, and send the canary.
+
+    Exit code: 0 they do, 2 something weakens them, 3 they do not, 4 could not be told.
+    """
+    from egressguard.cli.doctor import examine
+    from egressguard.core.diagnosis import diagnose, verdict
+    from egressguard.kernel.surroundings import read_surroundings
+
+    seen = read_surroundings(read_site(config).settings)
+    found = diagnose(seen)
+    examine(seen, found, as_json=as_json)
+    sys.exit(verdict(found))
+
+
 reason_option = click.option("--reason", required=True, help="Why; it stands in the history.")
 for_option = click.option("--for", "for_", required=True, metavar="TIME", help="How long: 30s, 15m, 2h, 7d.")
 

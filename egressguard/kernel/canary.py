@@ -130,6 +130,7 @@ def _fly(settings: Settings) -> Run:
     grounded = {a.version: _grounded(kernel, a) for a in settings.canary.addresses}
     flights = [Flight(v, Fate.GROUNDED, f"IPv{v}: the canary was not sent: {why}")
                for v, why in grounded.items() if why]
+    inside = settings.inside_interfaces()
     pairs = [(a, b) for a in settings.canary.addresses for b in settings.canary.destinations
              if a.version == b.version and not grounded[a.version]]
     if pairs:
@@ -137,11 +138,11 @@ def _fly(settings: Settings) -> Run:
             ready = []
             for source, destination in pairs:
                 try:
-                    there.way_out(source, destination, settings.inside_interfaces())
+                    there.way_out(source, destination, inside)
                     ready.append((source, destination))
                 except KernelError as error:
                     flights.append(Flight(source.version, Fate.UNABLE, f"IPv{source.version}: {error}"))
-            traces = _send(kernel, there.wire, ready)
+            traces = _send(kernel, there.wire, ready, inside)
             flights += [judge(version, trace) for version, trace in traces.items()]
     return Run(time.monotonic(), tuple(sorted(flights, key=lambda flight: flight.family)))
 
@@ -173,7 +174,8 @@ def _permitted(sets: Sets, leases: Leases, source: Address) -> str:
     return ""
 
 
-def _send(kernel: Netfilter, wire: socket.socket, pairs: list[tuple[Address, Address]]) -> dict[int, Trace]:
+def _send(kernel: Netfilter, wire: socket.socket, pairs: list[tuple[Address, Address]],
+          inside: frozenset[str]) -> dict[int, Trace]:
     if not pairs:
         return {}
     sequences: dict[int, int] = {source.version: secrets.randbits(32) for source, _ in pairs}
@@ -184,9 +186,11 @@ def _send(kernel: Netfilter, wire: socket.socket, pairs: list[tuple[Address, Add
         wire.send(syn(source, destination, sequences[source.version], MAC_BYTES))
     answers = _answers(wire, sequences)
     after = kernel.totals()
+    left = {version: _seen(tap) for version, tap in taps.items()}
     return {source.version: Trace(
         destination=str(destination), counted=_counted(kernel, source) - before[source.version],
-        left_by=_seen(taps[source.version]), answer=answers.get(source.version, ""),
+        left_by=tuple(name for name in left[source.version] if name not in inside),
+        led_inside=tuple(name for name in left[source.version] if name in inside), answer=answers.get(source.version, ""),
         spoofed=after.spoofed - totals.spoofed, odd=after.odd - totals.odd,
         overflow=after.overflow - totals.overflow) for source, destination in pairs}
 

@@ -1,9 +1,78 @@
 """The network interfaces of this network namespace, through pyroute2."""
 
+import socket
+from typing import Any
+
 from pyroute2 import IPRoute
+
+from egressguard.core.surroundings import Link
+
+IFF_UP = 1
+RTN_UNICAST = 1
+VERSION = {socket.AF_INET: 4, socket.AF_INET6: 6}
+UNIVERSE = 0
+FILTERING = ("clsact", "ingress")
 
 
 def read_interfaces() -> frozenset[str]:
     """The names of all interfaces that exist now."""
     with IPRoute() as route:
         return frozenset(link.get_attr("IFLA_IFNAME") for link in route.get_links())
+
+
+def read_links() -> tuple[Link, ...]:
+    """All interfaces, with what may lead packets past the rules."""
+    with IPRoute() as route:
+        found = list(route.get_links())
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in found}
+        defaults, addresses = _defaults(route), _addresses(route)
+        filtered = {qdisc["index"] for qdisc in route.get_qdiscs() if qdisc.get_attr("TCA_KIND") in FILTERING}
+    return tuple(Link(
+        name=names[link["index"]], kind=_kind(link), up=bool(link["flags"] & IFF_UP),
+        master=names.get(link.get_attr("IFLA_MASTER"), ""),
+        default_route=frozenset(defaults.get(link["index"], ())), xdp=_xdp(link),
+        addresses=tuple(addresses.get(link["index"], ())), filtered=link["index"] in filtered)
+        for link in found)
+
+
+def read_addresses() -> frozenset[str]:
+    """The addresses of this machine itself."""
+    with IPRoute() as route:
+        return frozenset(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS") for a in route.get_addr())
+
+
+def _kind(link: Any) -> str:
+    info = link.get_attr("IFLA_LINKINFO")
+    return (info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
+
+
+def _xdp(link: Any) -> bool:
+    attached = link.get_attr("IFLA_XDP")
+    return bool(attached is not None and attached.get_attr("IFLA_XDP_ATTACHED"))
+
+
+def _defaults(route: Any) -> dict[int, set[int]]:
+    """The families of each interface's default routes, in every routing table."""
+    found: dict[int, set[int]] = {}
+    for family, version in VERSION.items():
+        for entry in route.get_routes(family=family):
+            if entry["dst_len"] == 0 and entry["type"] == RTN_UNICAST:
+                for index in _ways(entry):
+                    found.setdefault(index, set()).add(version)
+    return found
+
+
+def _ways(entry: Any) -> list[int]:
+    several = entry.get_attr("RTA_MULTIPATH") or ()
+    one = entry.get_attr("RTA_OIF")
+    return [hop["oif"] for hop in several] + ([one] if one is not None else [])
+
+
+def _addresses(route: Any) -> dict[int, list[str]]:
+    """The addresses of each interface that are valid beyond its link."""
+    found: dict[int, list[str]] = {}
+    for address in route.get_addr():
+        if address["scope"] == UNIVERSE:
+            text = address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")
+            found.setdefault(address["index"], []).append(f"{text}/{address['prefixlen']}")
+    return found

@@ -6,6 +6,7 @@ way, the kernel removes the namespace, with it the veth, and with that routes an
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ INTERFACE, FAR_INTERFACE = "egcanary0", "eth0"
 MAC, FAR_MAC = "00:00:5e:00:53:c0", "00:00:5e:00:53:c1"  # RFC 7042: for documentation, nobody has them
 MAC_BYTES = bytes.fromhex(MAC.replace(":", "")), bytes.fromhex(FAR_MAC.replace(":", ""))
 ETH_P_ALL = 3
+UP_S = 1.5
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 RTN_UNICAST, RTN_LOCAL = 1, 2
 
@@ -68,6 +70,7 @@ def perch(addresses: tuple[Address, ...]) -> Iterator[Perch]:
                     wire = _far_end()
                     namespace.enter(home)
                     _routes(route, index, addresses)
+                    _wait_until_up(route, index)
                     yield Perch(route, index, wire)
                     wire.close()
                 finally:
@@ -117,6 +120,16 @@ def _far_end() -> socket.socket:
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     wire.bind((FAR_INTERFACE, ETH_P_ALL))
     return wire
+
+
+def _wait_until_up(route: Any, index: int) -> None:
+    """The near end came up before its peer; until the kernel's link watcher has been there, what it should
+    send, the answers, is dropped (net/core/link_watch.c).
+    """
+    deadline = time.monotonic() + UP_S
+    while route.get_links(index)[0].get_attr("IFLA_OPERSTATE") != "UP" and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.005)  # the watcher says so just before it lets packets through
 
 
 def _routes(route: Any, index: int, addresses: tuple[Address, ...]) -> None:

@@ -25,6 +25,8 @@ PAIRS = [("192.0.2.254", "203.0.113.254"), ("2001:db8:0:ca::2", "2001:db8:ffff:c
     (Trace("x", 0, answer="reset"), Fate.UNCOUNTED, "did not reach the rules"),
     (Trace("x", 1, ("wan",), "reset"), Fate.LEAKED, "left by wan: the rules counted it and let it pass"),
     (Trace("x", 0, ("wan", "wan2")), Fate.LEAKED, "left by wan, wan2: it did not reach the rules"),
+    (Trace("x", 0, led_inside=("dmz",), answer="accepted"), Fate.UNCOUNTED, "led to a host behind dmz"),
+    (Trace("x", 0, led_inside=("dmz",)), Fate.UNCOUNTED, "led to a host behind dmz"),
     (Trace("x", 1, answer="accepted"), Fate.LEAKED, "redirects"),
 ])
 def test_only_what_did_not_leave_and_was_counted_once_is_refused(trace: Trace, fate: Fate, words: str) -> None:

@@ -1,0 +1,34 @@
+"""Reads everything around the rules that `doctor` judges; changes nothing but what the canary needs."""
+
+import os
+import re
+
+from egressguard.core.foreign_rules import foreign
+from egressguard.core.settings import Settings
+from egressguard.core.surroundings import Surroundings
+from egressguard.kernel import Netfilter
+from egressguard.kernel.canary import fly
+from egressguard.kernel.foreign import read_legacy, read_listing, version
+from egressguard.kernel.links import read_addresses, read_links
+from egressguard.kernel.sysctl import read_sysctl
+
+
+def read_surroundings(settings: Settings) -> Surroundings:
+    """One reading, the fate of one canary included. Raises KernelError when something cannot be asked."""
+    kernel = Netfilter()
+    try:
+        ruleset = kernel.ruleset()
+    finally:
+        kernel.close()
+    listing, inside = read_listing(), settings.inside_interfaces()
+    return Surroundings(
+        settings=settings, own_hooks=ruleset.hooks if ruleset is not None else None,
+        dormant=ruleset is not None and ruleset.dormant, links=read_links(),
+        foreign=foreign(listing, inside, read_addresses()), sysctl=read_sysctl(inside), legacy=read_legacy(),
+        kernel=_release(os.uname().release), nft=version(listing), canary=fly(settings))
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """The numbers at the beginning of a kernel's release, such as 6.12 of `6.12.9+deb13-amd64`."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
