@@ -23,8 +23,8 @@ class Fate(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Trace:
     """What was seen of one SYN: how often the rules counted it, the outside and the inside interfaces it left
-    by, and its answer: `reset`, `unreachable`, `accepted`, or nothing. `spoofed`, `odd` and `overflow` are what these counters
-    moved by meanwhile, which others may have caused.
+    by, and its answer: `reset`, `unreachable`, `accepted`, or nothing. `spoofed`, `odd` and `overflow` are
+    what these counters moved by meanwhile, which others may have caused.
     """
 
     destination: str
@@ -65,12 +65,12 @@ def judge(family: int, trace: Trace) -> Flight:
         how = ("the rules counted it and let it pass" if trace.counted
                else "it did not reach the rules")
         return Flight(family, Fate.LEAKED, f"{syn} left by {', '.join(trace.left_by)}: {how}")
-    if trace.answer == "accepted" and not trace.led_inside:
+    if trace.led_inside:
+        return Flight(family, Fate.UNCOUNTED, f"{syn} was led to a host behind "
+                      f"{', '.join(trace.led_inside)}: something before the rules redirects port 25")
+    if trace.answer == "accepted":
         return Flight(family, Fate.LEAKED, f"{syn} was accepted by this machine itself: something before the "
                       "rules redirects port 25")
-    if trace.led_inside:
-        return Flight(family, Fate.UNCOUNTED, f"{syn} was led to a host behind {', '.join(trace.led_inside)}: "
-                      "something before the rules redirects port 25")
     if trace.counted == 0:
         return Flight(family, Fate.UNCOUNTED, f"{syn} did not reach the rules: something before them stopped "
                       f"it{_hint(trace)}")

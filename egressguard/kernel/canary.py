@@ -190,7 +190,8 @@ def _send(kernel: Netfilter, wire: socket.socket, pairs: list[tuple[Address, Add
     return {source.version: Trace(
         destination=str(destination), counted=_counted(kernel, source) - before[source.version],
         left_by=tuple(name for name in left[source.version] if name not in inside),
-        led_inside=tuple(name for name in left[source.version] if name in inside), answer=answers.get(source.version, ""),
+        led_inside=tuple(name for name in left[source.version] if name in inside),
+        answer=answers.get(source.version, ""),
         spoofed=after.spoofed - totals.spoofed, odd=after.odd - totals.odd,
         overflow=after.overflow - totals.overflow) for source, destination in pairs}
 

@@ -12,7 +12,7 @@ from lab.deployment import Deployment
 from lab.namespaces import wait_until
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "rules/README.md", "milter/README.md", "docs/architecture.md"]
+DOCUMENTS = ["README.md", "rules/README.md", "milter/README.md", "docs/architecture.md", "docs/doctor.md"]
 # Run by script/test itself, or as a test of its own below.
 ELSEWHERE = {"script/test", "script/demo"}
 DAEMONS = {"egressguard run", "egressguard-milter run"}
