@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, TypeVar
+
+from lab.closing import Closing
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +35,7 @@ class LabError(Exception):
     """The lab could not be built or used; the text says what was attempted."""
 
 
-class Namespace:
+class Namespace(Closing):
     """One host: a network namespace with `lo` up, and the processes started in it.
 
     Raises LabError without root, or when the kernel refuses.
@@ -133,17 +134,6 @@ class Namespace:
 
     def _inside(self, argv: Iterable[str | Path]) -> list[str]:
         return ["nsenter", f"--net={self.path}", *map(str, argv)]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 # Read by interfaces when they are made, hence `default`. No address detection: an IPv6 address

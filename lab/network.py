@@ -7,9 +7,8 @@ own, because that is what a host is judged by in IPv6.
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
+from lab.closing import Closing
 from lab.namespaces import Namespace, wait_until
 
 MAC = "00:00:5e:00:53:{:02x}"
@@ -67,7 +66,7 @@ SEGMENTS = ("dmz", "web")
 ROUTER_MAC = {"dmz": MAC.format(0xD0), "web": MAC.format(0xE0), "wan": MAC.format(0xF0)}
 
 
-class World:
+class World(Closing):
     """The six namespaces and their wires: outside, router, switch, relay, mailserver, web1, web2.
 
     Built, and warm in both families, when the constructor returns; close() leaves nothing behind.
@@ -136,17 +135,6 @@ class World:
     def close(self) -> None:
         """Ends every process in the world and removes every namespace."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def answers(address: str, port: int = UNUSED_PORT, timeout_s: float = 1.0) -> bool:

@@ -12,9 +12,8 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from lab.closing import Closing
 from lab.namespaces import LabError, Namespace, wait_until
 
 PORT = 25
@@ -86,7 +85,7 @@ MILTER = {
 }
 
 
-class Postfix:
+class Postfix(Closing):
     """A mail relay in a namespace, running from construction to close().
 
     `networks` may relay (others are refused), `routes` names the server's address per recipient
@@ -213,17 +212,6 @@ class Postfix:
         except (FileNotFoundError, ProcessLookupError, ValueError):
             return None
         return pid if str(self.config) in command.split("\0") else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _inline(routes: Mapping[str, str]) -> str:

@@ -12,9 +12,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from lab.closing import Closing
 from lab.namespaces import LabError, Namespace, wait_until
 from lab.syslog import Syslog
 
@@ -78,7 +77,7 @@ exec "$@"
 """
 
 
-class Sendmail:
+class Sendmail(Closing):
     """A sendmail in a namespace, running from construction to close().
 
     `mc` are lines of sendmail.mc, `maps` the texts of the maps it names (`access`, `mailertable`),
@@ -201,14 +200,3 @@ class Sendmail:
                 if f"{self.folder}/dev/null" in path.read_text():
                     found.append(int(path.parent.name))
         return found
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -7,9 +7,9 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from lab.closing import Closing
 from lab.namespaces import LabError, Namespace, end, wait_until
 from lab.postfix import OWNER
 
@@ -31,7 +31,7 @@ class Received:
     text: str
 
 
-class Sink:
+class Sink(Closing):
     """Accepts all mail to every address of a namespace, from construction to close()."""
 
     def __init__(self, namespace: Namespace, *, port: int = PORT) -> None:
@@ -73,17 +73,6 @@ class Sink:
         for process in self._processes:
             end(process)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _owner() -> int:

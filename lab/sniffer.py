@@ -9,9 +9,8 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Self
 
+from lab.closing import Closing
 from lab.filters import Direction, syn_filter, tcp_filter
 from lab.namespaces import LabError, Namespace, wait_until
 from lab.packets import Packet, parse
@@ -34,7 +33,7 @@ class SnifferOverflow(LabError):
     """The sniffer missed packets, so what it saw proves nothing."""
 
 
-class Capture:
+class Capture(Closing):
     """A packet socket in a namespace, bound, with its filter, counting from construction on."""
 
     def __init__(self, namespace: Namespace, interface: str, program: bytes) -> None:
@@ -59,17 +58,6 @@ class Capture:
     def close(self) -> None:
         """Ends the recording."""
         self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class CountingSniffer(Capture):
