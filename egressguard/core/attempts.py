@@ -52,7 +52,9 @@ class Sample:
     macs: Mapping[Host, frozenset[str]] = field(default_factory=dict)
 
     def without(self, hosts: frozenset[Host]) -> "Sample":
-        """The sample as if `hosts` did not exist."""
+        """The sample as if `hosts` did not exist; itself, uncopied, when it does not name them."""
+        if not any(host in self.inventory or host in self.strangers for host in hosts):
+            return self
         return replace(
             self, inventory={h: n for h, n in self.inventory.items() if h not in hosts},
             strangers={h: n for h, n in self.strangers.items() if h not in hosts},

@@ -248,6 +248,7 @@ def test_the_daemon_sends_it_and_status_tells(site: Deployment) -> None:
     wait_until(lambda: site.status()[1]["totals"]["attempts"] >= 4, "the second canary")
     assert "canary   refused and counted in every family (" in site.egressguard("status").stdout
     assert "canary" not in site.egressguard("history").stdout
+    assert "192.0.2.254" not in site.egressguard("hosts", "--json").stdout
 
 
 def test_a_canary_that_gets_out_is_the_alarm(site: Deployment) -> None:

@@ -34,6 +34,14 @@ def test_an_element_that_one_dump_missed_is_not_counted_again() -> None:
     assert between(baseline, sample(2, 50, "203.0.113.1")) == {}
 
 
+def test_a_host_that_is_nobodys_is_left_out_everywhere() -> None:
+    seen = Sample(1, Totals(attempts=5), {WEB1: 3}, {WEB2: 2}, {(WEB1, "203.0.113.1"): 3, (WEB2, "203.0.113.1"): 2},
+                  {WEB1: frozenset({"00:00:5e:00:53:c1"})})
+    left = seen.without(frozenset({WEB1}))
+    assert (left.attempts, left.destinations, left.macs) == ({WEB2: 2}, {(WEB2, "203.0.113.1"): 2}, {})
+    assert seen.without(frozenset({Host("192.0.2.254")})) is seen
+
+
 def stranger(at_s: float, count: int) -> Sample:
     return Sample(at_s, strangers={WEB1: count})
 
