@@ -85,10 +85,11 @@ class Controller:
             self._enforcement.site = before
             raise
 
-    def round(self, now_s: float, culprits: Sequence[Culprit] = ()) -> Pulse:
+    def round(self, now_s: float, culprits: Callable[[], Sequence[Culprit]] = tuple) -> Pulse:
         """One round; never raises EgressguardError: what failed is in the pulse and is tried again.
 
-        `culprits` are who else has changed the ruleset since the last round.
+        `culprits` tells who has changed the ruleset since the last round; it is asked when something is
+        wrong, since the change may have come after this round began.
         """
         began = perf_counter()
         faults = {"database": self._database_fault} if self._database_fault else {}
@@ -117,7 +118,7 @@ class Controller:
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
 
-    def _enforce(self, now_s: float, culprits: Sequence[Culprit]) -> None:
+    def _enforce(self, now_s: float, culprits: Callable[[], Sequence[Culprit]]) -> None:
         """Puts the kernel right if it is wrong, and records the exposure and who did it."""
         began = perf_counter()
         wrong = self._enforcement.ensure(now_s)
@@ -126,7 +127,7 @@ class Controller:
             # A new table's counters began at zero.
             self._baseline, self._saved, self._totals = Baseline(), Baseline(), None
         if wrong is not None:
-            who = ", ".join(map(str, self._kernel.others(culprits))) or "unknown"
+            who = ", ".join(map(str, self._kernel.others(culprits()))) or "unknown"
             self._database.event(now_s, "exposure", f"{wrong}, by {who}; put right "
                                  f"{(perf_counter() - began) * 1000:.1f} ms after it was noticed; until then "
                                  "direct SMTP may have passed")

@@ -63,26 +63,31 @@ class Wake:
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)  # without a handler nothing is marked
         self._events = RulesetEvents()
+        self._heard: list[Culprit] = []
 
-    def wait(self, seconds: float) -> tuple[list[int], list[Culprit]]:
-        """The signals that came, and who changed the ruleset, meanwhile."""
+    def wait(self, seconds: float) -> list[int]:
+        """The signals that came meanwhile; returns at once when somebody changes the ruleset."""
         select.select([self._signals, self._events.fileno()], [], [], max(0.0, seconds))
         try:
             marked = list(os.read(self._signals, 1000))
         except BlockingIOError:
             marked = []
-        return marked, self._events.culprits()
+        self._heard = self._events.culprits()
+        return marked
+
+    def culprits(self) -> list[Culprit]:
+        """Who changed the ruleset until now, since the wait before the last one."""
+        return [*self._heard, *self._events.culprits()]
 
 
 def _rounds(config: Path, enforcement: Enforcement, controller: Controller, canary: CanaryWatch,
             heartbeat: Heartbeat, wake: Wake) -> None:
-    culprits: list[Culprit] = []
     while True:
         due_s = now_s() + enforcement.site.settings.period_s
-        pulse = controller.round(now_s(), culprits)
+        pulse = controller.round(now_s(), wake.culprits)
         heartbeat.beat(replace(pulse, canary=canary.step(enforcement.site.settings, now_s())))
         notify("WATCHDOG=1")
-        marked, culprits = wake.wait(due_s - now_s())
+        marked = wake.wait(due_s - now_s())
         if signal.SIGTERM in marked or signal.SIGINT in marked:
             return
         if signal.SIGHUP in marked:
