@@ -19,10 +19,10 @@ from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
 from egressguard.core.verdict import State, Transition, Verdict
 
-SCHEMA = 1
 K = TypeVar("K")
 BUSY_TIMEOUT_S = 2.0
-TABLES = """
+# Append only: entry n brings a file from schema n to n + 1. A file that exists somewhere is never read anew.
+MIGRATIONS = ("""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE counter (host TEXT, kind TEXT, count INTEGER, at_s REAL, PRIMARY KEY (host, kind)) WITHOUT ROWID;
 CREATE TABLE destination (host TEXT, address TEXT, count INTEGER, at_s REAL,
@@ -34,7 +34,15 @@ CREATE TABLE history (id INTEGER PRIMARY KEY, wall TEXT DEFAULT (strftime('%Y-%m
                       score REAL, attempts INTEGER, why TEXT);
 CREATE TABLE standing_order (number INTEGER PRIMARY KEY, kind TEXT, host TEXT, destination TEXT, owner TEXT,
                              reason TEXT, remaining_s REAL, at_s REAL, boot TEXT);
-"""
+""", """
+CREATE TABLE configuration (number INTEGER PRIMARY KEY, digest TEXT, config TEXT, rules TEXT, state TEXT,
+                            boot TEXT, ends_s REAL, wall TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')));
+CREATE TABLE exposure (history INTEGER PRIMARY KEY, detail TEXT);
+CREATE TABLE alert (key TEXT PRIMARY KEY, boot TEXT, at_s REAL, suppressed INTEGER) WITHOUT ROWID;
+CREATE TABLE outbox (number INTEGER PRIMARY KEY, channel TEXT, body TEXT, tries INTEGER DEFAULT 0,
+                     error TEXT DEFAULT '', wall TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')));
+""")
+SCHEMA = len(MIGRATIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +90,20 @@ class Database:
             # A committed round survives our death; only power loss can cost the last rounds' rows, and
             # the counters that they describe live in that same machine's kernel.
             self._db.execute("PRAGMA synchronous = NORMAL")
-            if schema == 0:
-                self._db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+            if schema < SCHEMA:
+                self._migrate()
+        elif schema < SCHEMA:
+            raise DatabaseError(f"database {self._path}: written by an earlier egressguard (schema {schema}, "
+                                f"this one knows {SCHEMA}); the daemon brings it up to date when it starts")
+
+    def _migrate(self) -> None:
+        """Brings the file up to date in one transaction; of two processes that try, one does it."""
+        with self._transaction() as db:
+            schema = db.execute("PRAGMA user_version").fetchone()[0]
+            for step in MIGRATIONS[schema:]:
+                for statement in filter(str.strip, step.split(";")):
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA}")
 
     def close(self) -> None:
         """Closes the file."""

@@ -11,7 +11,7 @@ from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
 from egressguard.core.verdict import State, Verdict
-from egressguard.database import Database, changed, open_database
+from egressguard.database import MIGRATIONS, Database, changed, open_database
 
 WEB = Host("198.51.100.12")
 COUNTERS = Baseline({WEB: Seen(3, 5.0)}, {}, {(WEB, "203.0.113.1"): Seen(3, 5.0)})
@@ -52,6 +52,21 @@ def test_a_failed_round_leaves_nothing_behind(tmp_path: Path) -> None:
         database.record("life", COUNTERS, [broken], [])
     assert database.baseline("life") == Baseline()
     database.close()
+
+
+def test_a_file_of_the_first_schema_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "d.db") as first:
+        first.executescript(f"{MIGRATIONS[0]} PRAGMA user_version = 1; "
+                            "INSERT INTO meta VALUES ('incarnation', 'life');")
+    first.close()
+    with pytest.raises(DatabaseError, match="earlier egressguard"):
+        Database(tmp_path / "d.db", "boot", read_only=True)
+    both = [Database(tmp_path / "d.db", "boot") for _ in range(2)]
+    assert [database.meta("incarnation") for database in both] == ["life", "life"]
+    for database in both:
+        database.record("life", COUNTERS, [VERDICT], [])
+        database.close()
+    Database(tmp_path / "d.db", "boot", read_only=True).close()
 
 
 def test_a_later_schema_is_refused(tmp_path: Path) -> None:
