@@ -5,7 +5,6 @@ A wrong observation ends the story with a non-zero exit code and says which step
 
 import argparse
 import json
-import socket
 import sys
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 
 from egressguard.core.verdict import State, Tier
 from egressguard.exchange import open_exchange
+from lab import traffic
 from lab.deployment import MILTER_PORT, Deployment
 from lab.mail import Reply, send, send_burst
 from lab.namespaces import LabError, wait_until
@@ -25,13 +25,9 @@ from lab.network import MAILSERVER, RELAY, SOMEBODY4, SOMEBODY6, WEB1, WEB2, Wor
 from lab.postfix import Postfix
 from lab.sink import Sink
 from lab.sniffer import Sniffer
+from lab.traffic import FOUR, ROUTES, SIX, SMTP
 
 LIMIT = 40  # messages in ten minutes for a normal host
-DESTINATIONS = 30  # of each family
-PAUSE_S = 0.04  # between the bot's connections
-SPAM = 30  # messages through the relay, in each family
-SMTP = 25
-FOUR, SIX = "four.example", "six.example"  # recipient domains that live at an IPv4 and an IPv6 address
 
 
 class WrongObservation(Exception):
@@ -71,7 +67,7 @@ def egressguard_starts(stage: Stage) -> str:
     stage.deployment.start_router()
     stage.deployment.start_milter()
     relay = Postfix(stage.world.relay, networks=("192.0.2.0/26", "198.51.100.0/24", "[2001:db8::]/32"),
-                    routes={FOUR: SOMEBODY4, SIX: SOMEBODY6}, milter=MILTER_PORT)
+                    routes=ROUTES, milter=MILTER_PORT)
     stage.ending.callback(relay.close)
     wait_until(lambda: stage.deployment.status()[0] == 0, "a healthy status")
     code, status = stage.deployment.status()
@@ -131,11 +127,8 @@ def bot_tries_the_first_door(stage: Stage) -> str:
     with Sniffer(stage.world.web2, "eth0", direction="out") as left, \
             Sniffer(stage.world.outside, "eth0", direction="in") as arrived:
         began_s = time.monotonic()
-        for n in range(DESTINATIONS):
-            for prefix in ("203.0.113.", "2001:db8:ffff::"):
-                reached = stage.world.web2.call(connects, f"{prefix}{130 + n}")
-                expect(not reached, f"web2 connected to {prefix}{130 + n}")
-            time.sleep(PAUSE_S)
+        reached = traffic.bot_tries_the_first_door(stage.world.web2)
+        expect(not reached, f"web2 connected to {', '.join(reached)}")
         wait_until(lambda: {State.COMPROMISED, "limit"} <= watch.seen_s.keys(),
                    "the verdict and the changed limit in the exchange")
         sent = sum(packet.pure_syn for packet in left.stop())
@@ -145,17 +138,8 @@ def bot_tries_the_first_door(stage: Stage) -> str:
     expect(not leaked, f"{len(leaked)} packets of web2 arrived outside")
     stage.figures |= {"syns_sent": sent, "leaked": len(leaked), "attempts_counted": counted(stage)}
     stage.bot_began_s, stage.seen_s = began_s, watch.seen_s
-    return (f"{sent} SYNs to {2 * DESTINATIONS} addresses: {len(leaked)} arrived outside, "
+    return (f"{sent} SYNs to {2 * traffic.DESTINATIONS} addresses: {len(leaked)} arrived outside, "
             f"{counted(stage)} counted")
-
-
-def connects(address: str) -> bool:
-    """Whether a connection to port 25 is accepted."""
-    try:
-        socket.create_connection((address, SMTP), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 def counted(stage: Stage) -> int:
@@ -181,14 +165,10 @@ def verdict_is_reached(stage: Stage) -> str:
 
 def bot_tries_the_second_door(stage: Stage) -> str:
     """The compromised host gets far less through the relay than a normal one; the healthy one all."""
-    codes: list[int] = []
-    for domain, via in ((FOUR, RELAY.ipv4), (SIX, RELAY.ipv6)):
-        replies = send_burst(stage.world.web2, via, SPAM, recipients=[f"victim@{domain}"],
-                             subject="web2 spam")
-        codes += [reply.code for reply in replies]
+    codes = [reply.code for reply in traffic.bot_tries_the_second_door(stage.world.web2)]
     accepted, deferred = codes.count(250), codes.count(451)
     expect(accepted <= 2 * LIMIT // 10, f"{accepted} of {len(codes)} messages got through")
-    expect(accepted + deferred == len(codes) == 2 * SPAM, f"the replies were {sorted(set(codes))}")
+    expect(accepted + deferred == len(codes) == 2 * traffic.SPAM, f"the replies were {sorted(set(codes))}")
     healthy = send_burst(stage.world.web1, RELAY.ipv4, 10, recipients=[f"somebody@{FOUR}"],
                          subject="web1 again")
     expect(all(reply.accepted for reply in healthy), f"web1 was answered {healthy}")

@@ -20,13 +20,15 @@ PROGRAMS = Path(sys.executable).parent
 MILTER_PORT = 8892
 READY_S = 30.0
 
-ROUTER = """
-router = "router"
+FILES = """
 rules = "{rules}"
-mode = "{mode}"
 exchange = "sqlite:{folder}/exchange.db"
 database = "{folder}/router.db"
 runtime_directory = "{folder}/run"
+"""
+ROUTER = """
+router = "router"
+mode = "{mode}"
 
 [[inside]]
 interfaces = ["dmz"]
@@ -41,10 +43,12 @@ MACHINE = """
 name = "{place.name}"
 addresses = ["{place.ipv4}", "{place.ipv6}"]
 """
+MILTER_FILES = """
+exchange = "sqlite:{folder}/exchange.db"
+"""
 MILTER = """
 relay = "relay"
 socket = "inet:{port}@127.0.0.1"
-exchange = "sqlite:{folder}/exchange.db"
 
 [limits]
 messages = {messages}
@@ -56,6 +60,19 @@ factor = 0.5
 [tiers.compromised]
 factor = 0.1
 """
+
+
+def router_config(mode: str = "enforce", inventory: Sequence[Place] = (WEB1, WEB2)) -> str:
+    """What a router's configuration says about the lab's network; the files stay the defaults."""
+    machines = [("sender", RELAY), ("sender", MAILSERVER), *(("host", place) for place in inventory)]
+    return "".join([ROUTER.format(mode=mode),
+                    *(MACHINE.format(kind=kind, place=place) for kind, place in machines)])
+
+
+def relay_config(messages: int) -> str:
+    """What a relay's configuration says; `messages` is what a normal host may send in ten minutes."""
+    return MILTER.format(port=MILTER_PORT, messages=messages)
+
 
 class Deployment:
     """The configuration files in `folder`, and the daemons started from them in `world`.
@@ -71,14 +88,12 @@ class Deployment:
         self.messages = messages
         self.exchange_url = f"sqlite:{folder}/exchange.db"
         self.write_router_config(mode, inventory)
-        self.milter_config.write_text(MILTER.format(port=MILTER_PORT, folder=folder, messages=messages))
+        self.milter_config.write_text(MILTER_FILES.format(folder=folder) + relay_config(messages))
 
     def write_router_config(self, mode: str, inventory: Sequence[Place] = (WEB1, WEB2)) -> None:
         """Writes the router's configuration; a running daemon takes it over at SIGHUP."""
-        machines = [("sender", RELAY), ("sender", MAILSERVER), *(("host", place) for place in inventory)]
-        text = ROUTER.format(mode=mode, folder=self.folder, rules=self.rules)
         self.router_config.write_text(
-            text + "".join(MACHINE.format(kind=kind, place=place) for kind, place in machines))
+            FILES.format(folder=self.folder, rules=self.rules) + router_config(mode, inventory))
 
     def amend(self, old: str, new: str) -> None:
         """Changes the router's configuration in one place; appends `new` when `old` is empty."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from lab.namespaces import Namespace
+from lab.host import Host
 
 SMTP = 25
 
@@ -29,7 +29,7 @@ class _Refused(Exception):
 
 
 def send(
-    namespace: Namespace,
+    namespace: Host,
     server: str,
     *,
     recipients: Sequence[str],
@@ -65,7 +65,7 @@ def send(
 
 
 def send_burst(
-    namespace: Namespace,
+    namespace: Host,
     server: str,
     count: int,
     *,

@@ -115,7 +115,7 @@ class Postfix(Closing):
             **PARAMETERS,
             "myhostname": hostname,
             "mynetworks": " ".join(networks),
-            "transport_maps": _inline(routes or {}),
+            "transport_maps": inline(routes or {}),
             **(MILTER | {"smtpd_milters": f"inet:127.0.0.1:{milter}"} if milter else {}),
             **(settings or {}),
         }
@@ -214,7 +214,7 @@ class Postfix(Closing):
         return pid if str(self.config) in command.split("\0") else None
 
 
-def _inline(routes: Mapping[str, str]) -> str:
+def inline(routes: Mapping[str, str]) -> str:
     """`domain → address` as a transport table inside main.cf; brackets suppress MX lookups."""
     if not routes:
         return ""

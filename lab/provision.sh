@@ -1,0 +1,151 @@
+#!/bin/sh
+# Makes this machine one of the lab's: lab/provision.sh ROLE [STEP…]   (root; the Vagrantfile runs it)
+#   ROLE   router, relay, mailserver, web1, web2 or outside, as in lab/topology.json
+#   STEP   network, software, service, traffic; all of them when none is named
+# Idempotent. Everything comes from this checkout and from Debian.
+set -eu
+cd "$(dirname "$0")/.."
+checkout=$PWD
+role=${1:?ROLE}
+shift
+
+say() { printf 'provision: %s: %s\n' "$role" "$*"; }
+python() { /usr/bin/python3 "$@"; }
+unit() { cat >"/etc/systemd/system/$1.service" && systemctl daemon-reload && systemctl enable --now --quiet "$1"; }
+
+debian() {
+    export DEBIAN_FRONTEND=noninteractive
+    missing=
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    say "installing$missing"
+    apt-get -qq update
+    # shellcheck disable=SC2086 # one word a package
+    apt-get -qq -y --no-install-recommends install $missing >/dev/null
+}
+
+# At every boot, so that a restarted machine is still one of the lab.
+network() {
+    debian python3 iproute2
+    # sendmail waits a minute for a host name without a domain.
+    hostname=$role.example
+    grep -q "^127.0.1.1 $hostname" /etc/hosts || sed -i "1i127.0.1.1 $hostname $role" /etc/hosts
+    hostname "$role"
+    echo "$role" >/etc/hostname
+    unit egressguard-lab-network <<UNIT
+[Unit]
+Description=Addresses and routes of the lab's $role
+Before=egressguard.service egressguard-milter.service postfix.service sendmail.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+WorkingDirectory=$checkout
+ExecStart=/usr/bin/python3 -m lab.machine network $role
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+}
+
+software() {
+    case $role in
+        router) script/bootstrap runtime ;;
+        relay) script/bootstrap runtime; postfix ;;
+        mailserver | web2) postfix ;;
+        web1) debian sendmail-bin sendmail-cf m4 ;;
+        outside) postfix ;; # for its smtp-sink
+    esac
+}
+
+postfix() {
+    echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
+    debian postfix
+    [ -e /etc/postfix/main.cf ] || [ "$role" = outside ] || cp /usr/share/postfix/main.cf.debian /etc/postfix/main.cf
+}
+
+service() {
+    mkdir -p /etc/egressguard /var/lib/egressguard/exchange
+    case $role in
+        router) egressguard_service egressguard egressguard.toml ;;
+        relay) egressguard_service egressguard-milter egressguard-milter.toml; postfix_service ;;
+        mailserver | web2) postfix_service ;;
+        web1) sendmail_service ;;
+        outside) sink_service ;;
+    esac
+}
+
+# The lab's names live at the sink; everything else as `egressguard mta-config` has it.
+postfix_service() {
+    python -m lab.machine mta "$role" /etc/postfix/main.cf >/tmp/main.cf
+    # What is a mailserver's own delivers itself, and sends nothing through the relay.
+    [ "$role" != mailserver ] || : >/tmp/main.cf
+    grep ' = ' /tmp/main.cf | while read -r line; do postconf -e "$line"; done
+    postconf -e "myhostname = $role.example" 'mydestination =' 'smtpd_peername_lookup = no' \
+        'smtp_dns_support_level = disabled' 'smtp_host_lookup = native' \
+        "transport_maps = $(python -m lab.machine transport "$role")"
+    systemctl enable --quiet postfix
+    systemctl restart postfix
+}
+
+# shellcheck disable=SC2094 # makemap writes mailertable.db
+sendmail_service() {
+    python -m lab.machine mta web1 /etc/mail/mailertable >/etc/mail/mailertable
+    python -m lab.machine mta web1 /etc/mail/sendmail.mc >/etc/mail/egressguard.m4
+    # Before the MAILER lines; and no name of the lab is in the DNS.
+    grep -q egressguard.m4 /etc/mail/sendmail.mc ||
+        sed -i "0,/^MAILER/s//FEATURE(\`nocanonify')dnl\nFEATURE(\`accept_unresolvable_domains')dnl\ninclude(\`\/etc\/mail\/egressguard.m4')dnl\n&/" /etc/mail/sendmail.mc
+    makemap hash /etc/mail/mailertable </etc/mail/mailertable
+    m4 /etc/mail/sendmail.mc >/etc/mail/sendmail.cf
+    sed -i 's/^QUEUE_INTERVAL=.*/QUEUE_INTERVAL="5m"/' /etc/mail/sendmail.conf
+    systemctl restart sendmail
+}
+
+sink_service() {
+    for family in 4:0.0.0.0 '6:[::]'; do
+        unit "egressguard-lab-sink${family%%:*}" <<UNIT
+[Unit]
+Description=The Internet's mail server, IPv${family%%:*}
+After=egressguard-lab-network.service
+
+[Service]
+ExecStart=/usr/sbin/smtp-sink -${family%%:*} -u postfix ${family#*:}:25 128
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+    done
+}
+
+egressguard_service() {
+    python -m lab.machine config "$role" >"/etc/egressguard/$2"
+    # Whoever is on the machine may look; asking the kernel needs root.
+    printf '#!/bin/sh\nexec sudo %s/.venv/bin/%s "$@"\n' "$checkout" "$1" >"/usr/local/bin/$1"
+    chmod 755 "/usr/local/bin/$1"
+    unit "$1" <<UNIT
+[Unit]
+Description=$1, from a checkout
+After=egressguard-lab-network.service
+
+[Service]
+Type=notify
+ExecStart=$checkout/.venv/bin/$1 run
+Restart=always
+
+[Install]
+WantedBy=multi-user.target
+UNIT
+    systemctl restart "$1"
+}
+
+traffic() {
+    case $role in mailserver | web1 | web2) python -m lab.traffic "$role" ;; esac
+}
+
+[ $# -gt 0 ] || set -- network software service traffic
+for step in "$@"; do
+    say "$step"
+    "$step"
+done
