@@ -10,11 +10,13 @@ from egressguard.core import plan, policy
 from egressguard.core.ruleset import Element, Fields
 from egressguard.enforcement import NO_ELEMENTS
 from egressguard.kernel import nft
-from egressguard.kernel.netlink import Netlink
+from egressguard.kernel.netlink import FAMILIES, Netlink
 from egressguard.kernel.sets import read_counters, read_elements
+from lab.hypervisor import Hypervisor
 from lab.network import World
 
 RULES = Path(__file__).resolve().parent.parent / "rules" / "egressguard.nft"
+BRIDGE_RULES, LAST_LINE_RULES = RULES.with_name("bridge.nft"), RULES.with_name("last_line.nft")
 # Reassembly and nothing else: what it alone keeps back, no rule has refused.
 REASSEMBLY = """
 table inet reassembly {
@@ -29,9 +31,9 @@ table inet reassembly {
 class Firewall:
     """The router's ruleset, emptied at the end."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World | Hypervisor) -> None:
         self._router = world.router
-        self._netlink = world.router.call(Netlink)
+        self._netlinks = {family: world.router.call(Netlink, family) for family in FAMILIES}
 
     def load(self, text: str, config: Path | None = None, more: str = "") -> None:
         """Puts `text`, the elements of the configuration and `more` in place of whatever was there."""
@@ -45,13 +47,13 @@ class Firewall:
         """Applies an nft transaction."""
         self._router.call(nft.apply, text, "changing the lab's rules")
 
-    def counters(self) -> Mapping[str, int]:
-        """The table's named counters, in packets."""
-        return read_counters(self._netlink)
+    def counters(self, family: str = "inet") -> Mapping[str, int]:
+        """The named counters of the family's table, in packets."""
+        return read_counters(self._netlinks[family])
 
-    def elements(self, name: str, fields: Fields) -> dict[Element, int]:
+    def elements(self, name: str, fields: Fields, family: str = "inet") -> dict[Element, int]:
         """A set's elements and their packets."""
-        return read_elements(self._netlink, name, fields)
+        return read_elements(self._netlinks[family], name, fields)
 
     def __enter__(self) -> Self:
         return self
@@ -63,4 +65,5 @@ class Firewall:
         trace: TracebackType | None,
     ) -> None:
         self._router.call(nft.apply, "flush ruleset", "emptying the lab's ruleset")
-        self._netlink.close()
+        for netlink in self._netlinks.values():
+            netlink.close()

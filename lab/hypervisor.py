@@ -1,6 +1,6 @@
-"""A hypervisor: virtual machines on a bridge, and an uplink among its ports, behind which the Internet answers.
+"""A hypervisor: virtual machines on a bridge, and an uplink among its ports, behind which the Internet is.
 
-The machines' gateway is `outside`: nothing is routed here. Names and addresses are the lab's own (lab/network.py).
+The machines' gateway is `outside`: nothing is routed here. Names and addresses are those of lab/network.py.
 """
 
 from contextlib import ExitStack
@@ -20,20 +20,23 @@ from lab.network import (
     answers,
 )
 
+NEIGHBOURS6 = "2001:db8:0:10::/60"  # the machines' /64s: on one segment, so no gateway stands between them
 BRIDGE, UPLINK = "br0", "uplink"
 PORT = {WEB1.name: "vnet1", WEB2.name: "vnet2"}
 MACHINES = (WEB1, WEB2)
 
 
 class Hypervisor(Closing):
-    """`router` is the hypervisor itself (the place where egressguard runs), `web1` and `web2` its machines."""
+    """`router` is the hypervisor itself, where egressguard runs; `web1` and `web2` are its machines."""
 
     def __init__(self) -> None:
         with ExitStack() as stack:
             self.outside, self.router, self.web1, self.web2 = (
-                stack.enter_context(Namespace(name)) for name in ("outside", "hypervisor", WEB1.name, WEB2.name)
+                stack.enter_context(Namespace(name))
+                for name in ("outside", "hypervisor", WEB1.name, WEB2.name)
             )
-            self.router.ip(f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0", f"link set {BRIDGE} up")
+            self.router.ip(f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",
+                           f"link set {BRIDGE} up")
             self._plug_in_the_internet()
             for host, place in zip((self.web1, self.web2), MACHINES, strict=True):
                 self.plug_in(host, place, PORT[place.name])
@@ -46,7 +49,8 @@ class Hypervisor(Closing):
 
     def bridge_calls(self, value: int) -> None:
         """Whether bridged packets meet the inet hooks as well (br_netfilter)."""
-        self.router.sysctl({f"net.bridge.bridge-nf-call-{tables}": value for tables in ("iptables", "ip6tables")})
+        self.router.sysctl({f"net.bridge.bridge-nf-call-{tables}": value
+                            for tables in ("iptables", "ip6tables")})
 
     def plug_in(self, host: Namespace, place: Place, port: str) -> None:
         """A machine behind a port of the bridge."""
@@ -54,7 +58,8 @@ class Hypervisor(Closing):
         self.router.ip(f"link set {port} master {BRIDGE}")
         host.ip(f"address add {place.ipv4}/{place.ipv4_length} dev {HOST_INTERFACE}",
                 f"address add {place.ipv6}/64 dev {HOST_INTERFACE} nodad",
-                f"route add default via {place.ipv4_gateway}", f"route add ::/0 via {place.ipv6_gateway}")
+                f"route add default via {place.ipv4_gateway}", f"route add ::/0 via {place.ipv6_gateway}",
+                f"route add {NEIGHBOURS6} dev {HOST_INTERFACE}")
 
     def _plug_in_the_internet(self) -> None:
         self.outside.link(HOST_INTERFACE, self.router, UPLINK, ROUTER_MAC["web"])

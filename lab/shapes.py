@@ -35,11 +35,12 @@ Builder = Callable[[Flow], list[bytes]]
 
 @dataclass(frozen=True)
 class Shape:
-    """A named way of writing a packet, in the families that know it."""
+    """A named way of writing a packet, in the families that know it, behind an Ethernet type."""
 
     name: str
     build: Builder
     families: tuple[int, ...] = (4, 6)
+    ether_type: int | None = None  # in place of the family's own
 
 
 def _flags(value: int, data: bytes = b"") -> Builder:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from lab.filters import ip_filter
 from lab.headers import Flow, ip
+from lab.hypervisor import Hypervisor
 from lab.namespaces import LabError
 from lab.network import HOST_INTERFACE, ROUTER_MAC, Place, World
 from lab.packets import ETHERNET_HEADER, IPV4, IPV6
@@ -37,7 +38,7 @@ class Fate:
     counted: Mapping[str, int]
 
 
-def travel(world: World, place: Place, shapes: Iterable[Shape], family: int,
+def travel(world: World | Hypervisor, place: Place, shapes: Iterable[Shape], family: int,
            counters: Callable[[], Mapping[str, int]] = dict, source: str = "") -> dict[str, Fate]:
     """Sends each shape from `place`, one after the other; `source` replaces the place's own address."""
     origin = ip_address(source or place.addresses[family == 6])
@@ -58,9 +59,9 @@ def _flow(source: Address, destination: Address) -> Flow:
 class _Road:
     """From a place's wire to the wire outside, with both ends open."""
 
-    def __init__(self, world: World, place: Place, family: int) -> None:
+    def __init__(self, world: World | Hypervisor, place: Place, family: int) -> None:
         self._head = bytes.fromhex((ROUTER_MAC[place.segment] + place.mac).replace(":", ""))
-        self._head += struct.pack("!H", IPV4 if family == 4 else IPV6)
+        self._type = IPV4 if family == 4 else IPV6
         self._marker = Flow(ip_address(place.addresses[family == 6]), MARKER[family], 9)
         self._serial = itertools.count(1)
         self._tap = Capture(world.outside, HOST_INTERFACE, ip_filter("in"))
@@ -79,14 +80,14 @@ class _Road:
         if self._tap.dropped:
             raise LabError(f"{self._tap.dropped} packets were not recorded")
 
-    def send(self, packets: Iterable[bytes]) -> list[bytes]:
+    def send(self, packets: Iterable[bytes], ether_type: int | None = None) -> list[bytes]:
         """Sends them and returns what arrived outside until the marker did."""
         for packet in packets:
-            self._wire.send(self._head + packet)
+            self._wire.send(self._head + struct.pack("!H", ether_type or self._type) + packet)
         token = b"mark" + next(self._serial).to_bytes(4, "big")
         header = struct.pack("!HHHH", 9, DISCARD, 8 + len(token), 0)
         # Without a checksum IPv6 hosts discard it; arriving at the wire is enough.
-        self._wire.send(self._head + ip(self._marker, header + token, UDP))
+        self._wire.send(self._head + struct.pack("!H", self._type) + ip(self._marker, header + token, UDP))
         return self._until(token)
 
     def _until(self, token: bytes) -> list[bytes]:
@@ -108,7 +109,7 @@ def destination(frame: bytes) -> Address:
 
 def _fate(road: _Road, shape: Shape, flow: Flow, counters: Callable[[], Mapping[str, int]]) -> Fate:
     before = counters()
-    arrived = [frame for frame in road.send(shape.build(flow)) if _belongs(frame, flow)]
+    arrived = [frame for frame in road.send(shape.build(flow), shape.ether_type) if _belongs(frame, flow)]
     after = counters()
     return Fate(len(arrived), {name: n - before[name] for name, n in after.items() if n != before[name]})
 

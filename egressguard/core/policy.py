@@ -17,6 +17,7 @@ def desired(settings: Settings, uids: Iterable[int] = ()) -> Sets:
         known += map(_masked, settings.canary.addresses)
     return {
         "inside_if": frozenset((name,) for inside in settings.inside for name in inside.interfaces),
+        "bridged_if": NO_FAMILY,
         "tunnel_protocols": TUNNEL_PROTOCOLS,
         "smtp_ports": frozenset((str(port),) for port in _all_ports(settings)),
         "blocked_ports": frozenset((str(port),) for port in settings.ports),

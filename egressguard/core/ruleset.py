@@ -12,7 +12,7 @@ TABLE = "egressguard"
 VERSION_CHAIN = "ruleset_v1"  # an empty chain; another version's rules are refused, never edited
 
 FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
-                    "inet_service", "inet_proto", "uid"]
+                    "ether_type", "inet_service", "inet_proto", "uid"]
 Fields = tuple[FieldType, ...]
 Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
@@ -32,6 +32,7 @@ CONFIGURED: dict[str, Fields] = {
     "own_to4": ("ipv4_addr",),
     "own_to6": ("ipv6_addr",),
     "inside_if": ("ifname",),
+    "bridged_if": ("ifname",),
     "answer_drop": ("nf_proto",),
     "answer_prohibit": ("nf_proto",),
     "group_enforce4": ("inet_service", "ipv4_net"),

@@ -12,10 +12,12 @@ import struct
 from collections.abc import Iterator
 
 from egressguard.core.errors import KernelError
+from egressguard.core.ruleset import FAMILY
 
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
-NFPROTO_INET = 1
+NFPROTO_INET, NFPROTO_NETDEV, NFPROTO_BRIDGE = 1, 5, 7  # linux/netfilter.h
+FAMILIES = {"inet": NFPROTO_INET, "netdev": NFPROTO_NETDEV, "bridge": NFPROTO_BRIDGE}
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 NLM_F_DUMP_INTR = 0x10
@@ -73,9 +75,13 @@ def text(payload: memoryview) -> str:
 
 
 class Netlink:
-    """One socket in the network namespace of the thread that opens it; not for use by two threads."""
+    """One socket in the network namespace of the thread that opens it; not for use by two threads.
 
-    def __init__(self) -> None:
+    `family` is that of the table that readers ask it for.
+    """
+
+    def __init__(self, family: str = FAMILY) -> None:
+        self.name, self.family = family, FAMILIES[family]
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC,
                                          NETLINK_NETFILTER)

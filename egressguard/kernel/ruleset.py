@@ -9,13 +9,12 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from egressguard.core.ruleset import FAMILY, TABLE
+from egressguard.core.ruleset import TABLE
 from egressguard.kernel.netlink import (
     GETCHAIN,
     GETGEN,
     GETRULE,
     GETTABLE,
-    NFPROTO_INET,
     Netlink,
     NoSuchEntry,
     attribute,
@@ -65,8 +64,8 @@ def read_generation(netlink: Netlink) -> int:
 def read_ruleset(netlink: Netlink) -> Ruleset | None:
     """The table as it stands now; None when it does not exist."""
     try:
-        table = dict(attributes(netlink.get(GETTABLE, NFPROTO_INET, attribute(TABLE_NAME, TABLE),
-                                            f"reading table {FAMILY} {TABLE}")))
+        table = dict(attributes(netlink.get(GETTABLE, netlink.family, attribute(TABLE_NAME, TABLE),
+                                            f"reading table {netlink.name} {TABLE}")))
     except NoSuchEntry:
         return None
     chains = _chains(netlink)
@@ -88,7 +87,7 @@ def _u32(payload: memoryview) -> int:
 def _chains(netlink: Netlink) -> dict[str, str]:
     """Every chain of the table with its hook, priority and policy; empty text for one without a hook."""
     chains = {}
-    for answer in netlink.dump(GETCHAIN, NFPROTO_INET, attribute(CHAIN_TABLE, TABLE), "reading chains"):
+    for answer in netlink.dump(GETCHAIN, netlink.family, attribute(CHAIN_TABLE, TABLE), "reading chains"):
         found = dict(attributes(answer))
         if text(found[CHAIN_TABLE]) == TABLE:
             chains[text(found[CHAIN_NAME])] = _hook(found)
@@ -110,7 +109,7 @@ def _fingerprint(netlink: Netlink, chains: dict[str, str]) -> str:
     nothing; the rules within one come in theirs, which says everything.
     """
     rules: dict[str, list[str]] = {name: [hook] for name, hook in chains.items()}
-    for answer in netlink.dump(GETRULE, NFPROTO_INET, attribute(RULE_TABLE, TABLE), "reading rules"):
+    for answer in netlink.dump(GETRULE, netlink.family, attribute(RULE_TABLE, TABLE), "reading rules"):
         found = dict(attributes(answer))
         if text(found[RULE_TABLE]) == TABLE:
             expressions = bytes(found.get(RULE_EXPRESSIONS, b"")).hex()

@@ -17,7 +17,6 @@ from egressguard.core.ruleset import TABLE, Element, Fields, FieldType
 from egressguard.kernel.netlink import (
     GETOBJ,
     GETSETELEM,
-    NFPROTO_INET,
     Netlink,
     attribute,
     attributes,
@@ -36,6 +35,7 @@ PADDED = 4  # every field of a concatenated key fills whole 32-bit registers
 _U64 = struct.Struct(">Q")
 
 NFPROTO_NAMES = {2: "ipv4", 10: "ipv6"}
+ETHER_TYPE_NAMES = {"0800": "ip", "86dd": "ip6"}
 
 
 def _ifname(raw: bytes, _: bytes) -> str:
@@ -64,6 +64,10 @@ def _nf_proto(raw: bytes, _: bytes) -> str:
     return NFPROTO_NAMES.get(raw[0], str(raw[0]))
 
 
+def _ether_type(raw: bytes, _: bytes) -> str:
+    return ETHER_TYPE_NAMES.get(raw.hex(), f"0x{raw.hex()}")
+
+
 def _service(raw: bytes, _: bytes) -> str:
     return str(int.from_bytes(raw, "big"))
 
@@ -81,6 +85,7 @@ FIELDS: dict[FieldType, tuple[int, Convert]] = {
     "ipv6_net": (16, _net),
     "ether_addr": (6, _ether),
     "nf_proto": (1, _nf_proto),
+    "ether_type": (2, _ether_type),
     "inet_service": (2, _service),
     "inet_proto": (1, _service),
     "uid": (4, _uid),
@@ -122,7 +127,7 @@ def read_counts(netlink: Netlink, name: str, fields: Fields) -> dict[Element, in
 
 def _payloads(netlink: Netlink, name: str) -> list[memoryview]:
     request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
-    answers = netlink.dump(GETSETELEM, NFPROTO_INET, request, f"reading set {name}")
+    answers = netlink.dump(GETSETELEM, netlink.family, request, f"reading set {name}")
     return [payload for answer in answers for kind, payload in attributes(answer)
             if kind == LIST_ELEMENTS and payload]
 
@@ -192,7 +197,7 @@ def read_counters(netlink: Netlink) -> dict[str, int]:
     """The table's named counters, in packets. Raises NoSuchEntry when the table is missing."""
     request = attribute(OBJ_TABLE, TABLE) + struct.pack("=HH", 8, OBJ_TYPE) + struct.pack(
         ">I", OBJECT_COUNTER)
-    answers = netlink.dump(GETOBJ, NFPROTO_INET, request, "reading the counters")
+    answers = netlink.dump(GETOBJ, netlink.family, request, "reading the counters")
     counters = {}
     for answer in answers:
         found = dict(attributes(answer))
