@@ -54,8 +54,8 @@ def lease_diff(have: Leases, want: Leases) -> Changes:
 
 
 # Sets whose surplus elements let more through, and sets whose missing elements do.
-LOOSENING = frozenset({"inside_if", "bridged_if", "allow4", "allow6", "allow_mac4", "allow_mac6", "own_uid", "own_to4",
-                       "own_to6", "group_observe4", "group_observe6", "observed_family"})
+LOOSENING = frozenset({"inside_if", "bridged_if", "allow4", "allow6", "allow_mac4", "allow_mac6", "own_uid",
+                       "own_to4", "own_to6", "group_observe4", "group_observe6", "observed_family"})
 TIGHTENING = frozenset({"smtp_ports", "blocked_ports", "group_enforce4", "group_enforce6", "guarded_output"})
 
 
