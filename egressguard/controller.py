@@ -95,6 +95,8 @@ class Controller:
         faults = {"database": self._database_fault} if self._database_fault else {}
         with self._noting(faults, "rules"):
             self._enforce(now_s, culprits)
+        if self._enforcement.last_good is not None and self._enforcement.last_good.fault:
+            faults["last_good"] = self._enforcement.last_good.fault
         sample = None
         with self._noting(faults, "kernel"):
             sample = self._sample(now_s)

@@ -23,6 +23,7 @@ from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Heartbeat
 from egressguard.kernel import Netfilter
 from egressguard.kernel.events import Culprit, RulesetEvents
+from egressguard.last_good import LastGood
 from egressguard.service_manager import notify
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def run(config: Path) -> None:
     wake = Wake()
     heartbeat = Heartbeat(Path(settings.runtime_directory))
     database, fault = open_database(Path(settings.database), boot_id())
-    enforcement = Enforcement(site, kernel, database, boot_id())
+    enforcement = Enforcement(site, kernel, database, boot_id(), LastGood(Path(settings.database).parent))
     controller = Controller(enforcement, kernel, database, lambda: open_exchange(settings.exchange), fault)
     controller.start(now_s())
     notify("READY=1")

@@ -18,6 +18,7 @@ from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
 from egressguard.core.verdict import State, Transition, Verdict
+from egressguard.ownership import make_beside
 
 K = TypeVar("K")
 BUSY_TIMEOUT_S = 2.0
@@ -73,6 +74,7 @@ class Database:
         with self._translated():
             if path is not None and not read_only:
                 path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                make_beside(path)
             self._db = sqlite3.connect(url, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
             try:
                 self._check_schema(read_only)

@@ -13,24 +13,28 @@ from egressguard.core.plan import Changes
 from egressguard.core.ruleset import CONFIGURED, FAMILY, LEASED, TABLE, VERSION_CHAIN, Leases, Sets
 from egressguard.database import Database
 from egressguard.kernel import Kernel, Ruleset, incarnation
+from egressguard.last_good import LastGood
 
 log = logging.getLogger(__name__)
 
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
 NO_ELEMENTS: Sets = {name: frozenset() for name in CONFIGURED}
 NO_LEASES: Leases = {name: {} for name in LEASED}
+LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
 ELEMENTS = "set elements differed"
 
 
 class Enforcement:
     """A site's rules and elements in one kernel. Methods raise KernelError, and DatabaseError for orders.
 
-    `incarnation` names the life of the table that was loaded last.
+    `incarnation` names the life of the table that was loaded last; `last_good` is what a boot begins with.
     """
 
-    def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str) -> None:
+    def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str,
+                 last_good: LastGood | None = None) -> None:
         self.site = site
         self.incarnation = ""
+        self.last_good = last_good
         self._kernel, self._database, self._boot = kernel, database, boot
         self._expected: Ruleset | None = None
         self._generation = -1
@@ -68,6 +72,7 @@ class Enforcement:
     def apply(self, now_s: float) -> None:
         """Applies what differs, in one transaction; the rules must be loaded."""
         self._kernel.apply(self.changes(now_s))
+        self._keep(now_s)
 
     def load(self, now_s: float, why: str) -> None:
         """Loads the rules, again if they are loaded, and all that differs, in one transaction.
@@ -87,11 +92,20 @@ class Enforcement:
             self._kernel.rebuild(self.site.rules, self._all_changes(now_s))
             why = f"{why}; the table was damaged and was replaced, its counts are lost"
         self._verify(expected)
+        self._keep(now_s)
         log.info("loaded rules=%s why=%r", self.site.rules, why)
         try:
             self._database.event(now_s, "load", why)
         except DatabaseError as error:
             log.error("not in history: %s", error)
+
+    def _keep(self, now_s: float) -> None:
+        """Writes down what now stands in the kernel, for the next boot; without what lets somebody through
+        for a time: its time may be over by then. The daemon gives back what is left of it.
+        """
+        if self.last_good is not None:
+            lasting = [c for c in self._all_changes(now_s) if c.set_name not in LOOSENING_LEASES]
+            self.last_good.keep(f"{self.site.rules.read_text('utf-8')}{plan.transaction(tuple(lasting))}")
 
     def _verify(self, expected: Ruleset) -> None:
         found = self._table()
@@ -129,6 +143,7 @@ class Enforcement:
             return None
         log.warning("set elements differed:\n%s", plan.transaction(changes))
         self._kernel.apply(changes)
+        self._keep(now_s)
         return ELEMENTS
 
     def _fingerprint(self) -> str:

@@ -23,6 +23,7 @@ from egressguard.core.settings import Settings
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
 from egressguard.kernel import Netfilter
+from egressguard.last_good import LastGood
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -35,7 +36,8 @@ def opened(config: Path) -> Iterator[tuple[Site, Database, Enforcement]]:
     try:
         database = Database(Path(site.settings.database), boot_id())
         try:
-            yield site, database, Enforcement(site, kernel, database, boot_id())
+            last_good = LastGood(Path(site.settings.database).parent)
+            yield site, database, Enforcement(site, kernel, database, boot_id(), last_good)
         finally:
             database.close()
     finally:

@@ -22,6 +22,7 @@ from egressguard.core.documents import (
     encode_report,
 )
 from egressguard.core.errors import ExchangeError
+from egressguard.ownership import make_beside
 
 SCHEMA = 1
 BUSY_TIMEOUT_S = 0.2  # a stuck writer must not stop a round or a callback
@@ -39,6 +40,7 @@ class SqliteExchange:
         with self._translated():
             if not read_only:
                 path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
+                make_beside(path)
             url = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
             self._db = sqlite3.connect(url, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
                                        check_same_thread=False)

@@ -27,6 +27,7 @@ from egressguard.core.settings import Settings
 from egressguard.kernel import Netfilter
 from egressguard.kernel.canary_packets import answer, syn, watch_outgoing
 from egressguard.kernel.perch import ETH_P_ALL, MAC_BYTES, perch
+from egressguard.ownership import make_beside
 
 LOCK = "canary.lock"
 ANSWER_S = 0.4       # a refusal takes microseconds; an answer from outside one round trip
@@ -109,7 +110,8 @@ def _lock(directory: Path) -> Iterator[None]:
     """One canary at a time: the daemon's and an operator's would take each other for one."""
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        make_beside(directory / LOCK, 0o600)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise KernelError(f"{directory / LOCK}: {error.strerror}") from error
     deadline = time.monotonic() + LOCK_S

@@ -1,7 +1,8 @@
 """Where the canary sits: a namespace of its own behind a veth, as a customer's machine would, for one flight.
 
-Everything hangs on that namespace, which nobody but this process holds: when the process ends, in whatever
-way, the kernel removes the namespace, with it the veth, and with that routes and neighbours.
+Everything hangs on that namespace, which a child of this process holds: when this process ends, in whatever
+way, the child dies, and the kernel removes the namespace, with it the veth, and with that routes and
+neighbours.
 """
 
 import os
@@ -57,32 +58,20 @@ class Perch:
 @contextmanager
 def perch(addresses: tuple[Address, ...]) -> Iterator[Perch]:
     """Builds it in this thread's network namespace, and removes it. Raises KernelError."""
-    home = namespace.current()
     try:
-        with IPRoute() as route:
+        with namespace.Away(f"the canary's {INTERFACE}", _far_end) as away, IPRoute() as route:
             _remove_leftover(route)
-            away = namespace.leave_for_new()
+            index = _veth(route, away.descriptor)
             try:
-                namespace.enter(home)
-                index = _veth(route, away)
-                try:
-                    namespace.enter(away)
-                    wire = _far_end()
-                    namespace.enter(home)
+                with away.visit() as wire:
                     _routes(route, index, addresses)
                     _wait_until_up(route, index)
                     yield Perch(route, index, wire)
-                    wire.close()
-                finally:
-                    namespace.enter(home)
-                    with suppress(NetlinkError):
-                        route.link("del", index=index)
             finally:
-                os.close(away)
+                with suppress(NetlinkError):
+                    route.link("del", index=index)
     except (NetlinkError, OSError) as error:
         raise KernelError(f"building the canary's {INTERFACE}: {error}") from error
-    finally:
-        os.close(home)
 
 
 def _remove_leftover(route: Any) -> None:

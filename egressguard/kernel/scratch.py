@@ -4,7 +4,6 @@ The truth about the rules is the file, so it is asked, and nobody has to remembe
 namespace belongs to a child that ends at once; nothing of it is left, and the real ruleset is not touched.
 """
 
-import ctypes
 import json
 import os
 from dataclasses import asdict
@@ -12,10 +11,9 @@ from pathlib import Path
 
 from egressguard.core.errors import EgressguardError, KernelError
 from egressguard.kernel import nft
+from egressguard.kernel.namespace import unshare
 from egressguard.kernel.netlink import Netlink
 from egressguard.kernel.ruleset import Ruleset, read_ruleset
-
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def expected_ruleset(rules: Path, text: str) -> Ruleset:
@@ -49,7 +47,7 @@ def _child(writer: int, rules: Path, text: str) -> None:
 
 
 def _load(rules: Path, text: str) -> str:
-    _unshare()
+    unshare("comparing the rules")
     nft.apply(text, f"loading {rules}")
     netlink = Netlink()
     found = read_ruleset(netlink)
@@ -57,13 +55,3 @@ def _load(rules: Path, text: str) -> str:
     if found is None:
         raise KernelError(f"rules {rules}: make no table")
     return json.dumps({**asdict(found), "chains": sorted(found.chains)})
-
-
-def _unshare() -> None:
-    """A network namespace of its own; with a user namespace where CAP_SYS_ADMIN is missing."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNET) != 0 and libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
-        reason = os.strerror(ctypes.get_errno())
-        raise KernelError(f"comparing the rules needs a network namespace of its own: {reason}")
-
-

@@ -80,6 +80,7 @@ def _remember(ledger: Ledger, memory: Segments | None, policy: Policy) -> None:
 
 
 def _upkeep(ledger: Ledger, memory: Segments | None, limits: Limits, now_s: float) -> None:
+    notify("WATCHDOG=1")
     ledger.sweep(now_s)
     if memory is not None:
         memory.maintain(limits.policy.horizon_s, now_s)
