@@ -5,20 +5,21 @@ it has applied. Failing to read history or to reach the exchange never stops a r
 the kernel, and the next round tries again.
 """
 
+import json
 import logging
 import os
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
+from egressguard.boot import boot_id, next_epoch
 from egressguard.config import Site
-from egressguard.core import attempts, detection, leases
+from egressguard.core import attempts, detection
 from egressguard.core.attempts import Baseline, Sample, Totals
 from egressguard.core.documents import Bulletin, Origin, Report
 from egressguard.core.errors import EgressguardError, ExchangeError
 from egressguard.core.hosts import Host
-from egressguard.core.leases import Leases
+from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
 from egressguard.database import Database, changed
@@ -31,7 +32,10 @@ from egressguard.kernel.events import Culprit
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
-FIXED = ("router", "exchange", "database", "runtime_directory")
+KEEP_MARKS_EVERY_S = 5.0
+RETRY_S = 1.0  # between two tries to reach the exchange
+SHOWN = 5
+FIXED = ("router", "exchange", "exchange_key", "database", "runtime_directory")
 UNSAVED_STEPS = 10_000  # history kept in memory while the database refuses
 
 
@@ -44,9 +48,12 @@ class Controller:
         self._connect = connect
         self._database_fault = database_fault
         self._exchange: Exchange | None = None
-        self._origin = Origin(self._settings.router, uuid.uuid4().hex, 0)
+        self._origin = Origin(self._settings.router, 0, 0)
         self._published: tuple[dict[Host, State], float] | None = None
-        self._reports: Leases[Report] = {}
+        self._reports: Inbox[Report] = Inbox()
+        self._kept_marks: tuple[Mapping[str, Mark], float] = {}, float("-inf")
+        self._retry_at_s = float("-inf")
+        self._away = ""
         self._incarnation = ""
         self._kept_s = float("-inf")
         self._totals: Totals | None = None
@@ -69,6 +76,10 @@ class Controller:
         self._incarnation = self._enforcement.incarnation
         self._baseline = self._saved = self._database.baseline(self._incarnation)
         self._verdicts = self._database.verdicts(now_s)
+        self._origin = Origin(self._settings.router, next_epoch(int(self._database.meta("epoch") or 0)), 0)
+        self._database.set_meta("epoch", str(self._origin.epoch))
+        marks = marks_from_json(json.loads(self._database.meta("marks") or "null"), boot_id())
+        self._reports, self._kept_marks = Inbox(marks=marks), (marks, now_s)
 
     def reconfigure(self, site: Site, now_s: float) -> None:
         """Goes on with another configuration; what differs is applied as one transaction.
@@ -105,9 +116,9 @@ class Controller:
             log.warning("verdict host=%s before=%s after=%s score=%.1f attempts=%d why=%r",
                         step.host, step.before, step.after, step.score, step.attempts, step.why)
         with self._noting(faults, "exchange"):
-            self._signal(now_s)
+            self._signal(now_s, faults)
         self._log_changed_faults(faults)
-        received = {name: lease.received_s for name, lease in self._reports.items()}
+        received = {name: lease.received_s for name, lease in self._reports.leases.items()}
         return Pulse(os.getpid(), now_s, perf_counter() - began, faults, received)
 
     def hosts_remembered(self) -> int:
@@ -186,22 +197,44 @@ class Controller:
         self._database.forget(gone, now_s - attempts.REMEMBER_DESTINATION_S)
         self._database.keep_orders(now_s)
 
-    def _signal(self, now_s: float) -> None:
-        """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports."""
-        if self._exchange is None:
-            self._exchange = self._connect()
-        states = states_by_key(self._verdicts.values(), self._settings.machine_of())
+    def _signal(self, now_s: float, faults: dict[str, str]) -> None:
+        """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports.
+
+        An exchange that failed is left alone for a moment: each try may cost a round its deadline.
+        """
+        if self._exchange is None and now_s < self._retry_at_s:
+            raise ExchangeError(self._away)
         try:
+            if self._exchange is None:
+                self._exchange = self._connect()
+            states = states_by_key(self._verdicts.values(), self._settings.machine_of())
             if self._published is None or self._due(states, now_s):
                 self._publish(self._exchange, states, now_s)
             if self._exchange.changed():
-                self._reports = leases.receive(self._reports, self._exchange.reports(), now_s)
-            if self._exchange.damaged:
-                damaged, self._exchange.damaged = self._exchange.damaged, 0
-                raise ExchangeError(f"{damaged} reports in the exchange are damaged and were left out")
-        except EgressguardError:
+                self._receive(self._exchange, now_s)
+        except ExchangeError as error:
             self._drop_exchange()
+            self._retry_at_s, self._away = now_s + RETRY_S, str(error)
             raise
+        with self._noting(faults, "database"):
+            self._keep_marks(now_s)
+        if self._exchange.left_out:
+            left_out = sorted(self._exchange.left_out.items())[:SHOWN]
+            raise ExchangeError("; ".join(f"the {kind} of {name!r} {why}, and is left out"
+                                          for (kind, name), why in left_out))
+
+    def _receive(self, exchange: Exchange, now_s: float) -> None:
+        replayed = self._reports.replayed
+        self._reports = self._reports.receive(exchange.reports(), now_s)
+        if self._reports.replayed > replayed:
+            log.warning("replayed reports=%d effect=%r", self._reports.replayed - replayed, "none")
+
+    def _keep_marks(self, now_s: float) -> None:
+        """Writes down now and then which reports were seen, so that after a restart none is new again."""
+        kept, at_s = self._kept_marks
+        if self._reports.marks != kept and now_s - at_s >= KEEP_MARKS_EVERY_S:
+            self._kept_marks = self._reports.marks, now_s
+            self._database.set_meta("marks", json.dumps(marks_to_json(self._reports.marks, boot_id())))
 
     def _due(self, states: dict[Host, State], now_s: float) -> bool:
         published, at_s = self._published or ({}, float("-inf"))

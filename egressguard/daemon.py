@@ -40,7 +40,8 @@ def run(config: Path) -> None:
     heartbeat = Heartbeat(Path(settings.runtime_directory))
     database, fault = open_database(Path(settings.database), boot_id())
     enforcement = Enforcement(site, kernel, database, boot_id(), LastGood(Path(settings.database).parent))
-    controller = Controller(enforcement, kernel, database, lambda: open_exchange(settings.exchange), fault)
+    controller = Controller(enforcement, kernel, database,
+                            lambda: open_exchange(settings.exchange, settings.exchange_key), fault)
     controller.start(now_s())
     notify("READY=1")
     log.info("started router=%s mode=%s period_s=%s", settings.router, settings.mode, settings.period_s)

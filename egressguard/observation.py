@@ -92,7 +92,7 @@ def _exchange(settings: Settings, pulse: Pulse | None, verdicts: dict[Host, Verd
     """
     received = pulse.reports if pulse is not None else {}
     try:
-        exchange = open_exchange(settings.exchange, read_only=True)
+        exchange = open_exchange(settings.exchange, settings.exchange_key, read_only=True)
         try:
             for bulletin in exchange.bulletins():
                 if bulletin.origin.name == settings.router:

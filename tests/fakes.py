@@ -1,26 +1,17 @@
 """Stand-ins that can be dumped as text; the contract tests run on them and on the real thing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from egressguard.core.attempts import Sample, Totals
-from egressguard.core.documents import (
-    Bulletin,
-    Report,
-    decode_bulletin,
-    decode_report,
-    encode_bulletin,
-    encode_report,
-)
-from egressguard.core.errors import ExchangeError, KernelError
+from egressguard.core.errors import KernelError
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes
 from egressguard.core.ruleset import CONFIGURED, LEASED, SMTP_PORTS, VERSION_CHAIN, Leases, Sets
+from egressguard.exchange import Exchange
 from egressguard.kernel import Ruleset
 from egressguard.kernel.events import Culprit
 
-D = TypeVar("D")
 EMPTY: Sets = dict.fromkeys(CONFIGURED, frozenset())
 
 
@@ -129,54 +120,34 @@ class FakeKernel:
         return frozenset({"lo"})
 
 
-class FakeExchange:
-    """An exchange in memory, shared by everybody who holds the same `place`."""
+class FakeStore:
+    """A store in memory, shared by everybody who holds the same `place`."""
 
     def __init__(self, place: dict[tuple[str, str], str] | None = None) -> None:
         self.place = {} if place is None else place
-        self.damaged = 0
-        self.fails = False
         self._seen: dict[tuple[str, str], str] | None = None
 
-    def _check(self) -> None:
-        if self.fails:
-            raise ExchangeError("the fake exchange is away")
+    def put(self, kind: str, name: str, text: str) -> None:
+        if self._seen is not None:
+            self._seen[kind, name] = text
+        self.place[kind, name] = text
 
-    def publish(self, bulletin: Bulletin) -> None:
-        self._put("bulletin", bulletin.origin.name, encode_bulletin(bulletin))
+    def read(self, kind: str) -> dict[str, str]:
+        return {name: text for (k, name), text in self.place.items() if k == kind}
 
-    def bulletins(self) -> list[Bulletin]:
-        return [document for document in map(self._decoded(decode_bulletin), self._all("bulletin")) if document]
-
-    def report(self, report: Report) -> None:
-        self._put("report", report.origin.name, encode_report(report))
-
-    def reports(self) -> list[Report]:
-        return [document for document in map(self._decoded(decode_report), self._all("report")) if document]
+    def forget(self, kind: str, name: str) -> None:
+        self.place.pop((kind, name), None)
+        if self._seen is not None:
+            self._seen.pop((kind, name), None)
 
     def changed(self) -> bool:
-        self._check()
         before, self._seen = self._seen, dict(self.place)
         return before != self._seen
 
     def close(self) -> None:
         pass
 
-    def _put(self, kind: str, name: str, body: str) -> None:
-        self._check()
-        if self._seen is not None:
-            self._seen[kind, name] = body
-        self.place[kind, name] = body
 
-    def _all(self, kind: str) -> list[str]:
-        self._check()
-        return [body for (k, _), body in sorted(self.place.items()) if k == kind]
-
-    def _decoded(self, decode: Callable[[str], D]) -> Callable[[str], D | None]:
-        def one(body: str) -> D | None:
-            try:
-                return decode(body)
-            except ValueError:
-                self.damaged += 1
-                return None
-        return one
+def fake_exchange(place: dict[tuple[str, str], str] | None = None) -> Exchange:
+    """An exchange in memory."""
+    return Exchange(FakeStore(place))

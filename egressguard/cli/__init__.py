@@ -13,6 +13,7 @@ import click
 
 from egressguard.cli import orders
 from egressguard.cli import status as status_view
+from egressguard.cli.exchange import exchange, exchange_setup
 from egressguard.cli.history import history_json, history_text
 from egressguard.cli.mta_config import mta_config
 from egressguard.config import DEFAULT_PATH, read_site
@@ -190,6 +191,8 @@ def release(host: str | None, reason: str, config: Path) -> None:
     click.echo(orders.end(config, orders.host_key(host) if host else None, reason))
 
 
+cli.add_command(exchange)
+cli.add_command(exchange_setup)
 cli.add_command(mta_config)
 
 

@@ -1,8 +1,9 @@
 """What routers and relays leave for each other: bulletins (verdicts) and reports, as canonical JSON.
 
 Both are whole snapshots, so a lost one is replaced by the next and nothing has to be replayed. Both name
-their origin, its boot epoch and a sequence number, so that the receiver can tell newer from older, and
-carry a relative lifetime that the receiver measures on its own clock: no two hosts' clocks are compared.
+their origin, its epoch (a number that grows with each start of its process) and a sequence number, so that
+the receiver can tell newer from older, and carry a relative lifetime that the receiver measures on its own
+clock: no two hosts' clocks are compared.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 
+BULLETIN, REPORT = KINDS = ("bulletin", "report")
 MAX_ENTRIES = 100_000
 MAX_NAME_LENGTH = 255
 MAX_LIFETIME_S = 86400.0
@@ -25,8 +27,13 @@ class Origin:
     """Who wrote a document: its name, the epoch of its process, and the document's number in it."""
 
     name: str
-    epoch: str
+    epoch: int
     sequence: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Its place among this origin's documents: a larger one is newer."""
+        return self.epoch, self.sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +136,10 @@ V = TypeVar("V")
 def _decode(text: str, value: Callable[[Any], V]) -> tuple[Origin, float, dict[Host, V]]:
     try:
         body = json.loads(text)
-        origin = Origin(_name(body["name"]), _name(body["epoch"]), body["sequence"])
+        origin = Origin(_name(body["name"]), body["epoch"], body["sequence"])
         lifetime_s, entries = body["lifetime_s"], body["entries"]
-        if type(origin.sequence) is not int or origin.sequence < 0:
-            raise ValueError("sequence must be a whole number, not negative")
+        if not all(type(n) is int and 0 <= n < 2**63 for n in origin.place):
+            raise ValueError("epoch and sequence must be whole numbers, not negative")
         if type(lifetime_s) not in (int, float) or not 0 < lifetime_s <= MAX_LIFETIME_S \
                 or not math.isfinite(lifetime_s):
             raise ValueError(f"lifetime_s must be above 0 and at most {MAX_LIFETIME_S}")

@@ -116,6 +116,7 @@ class Settings:
     period_s: float = 0.25
     signal_lifetime_s: float = 30.0
     exchange: str = "sqlite:/var/lib/egressguard/exchange/exchange.db"
+    exchange_key: str = ""
     database: str = "/var/lib/egressguard/egressguard.db"
     runtime_directory: str = "/run/egressguard"
     rules: str = ""
@@ -174,7 +175,7 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     yield from _group_mistakes(settings)
     yield from _port_mistakes(settings)
     yield from _canary_mistakes(settings)
-    yield from url_mistakes(settings.exchange)
+    yield from url_mistakes(settings.exchange, settings.exchange_key)
     yield from _number_mistakes(settings)
 
 

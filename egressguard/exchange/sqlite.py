@@ -7,33 +7,22 @@ be used by two at once.
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import quote
 
-from egressguard.core.documents import (
-    Bulletin,
-    Report,
-    decode_bulletin,
-    decode_report,
-    encode_bulletin,
-    encode_report,
-)
 from egressguard.core.errors import ExchangeError
 from egressguard.ownership import make_beside
 
 SCHEMA = 1
 BUSY_TIMEOUT_S = 0.2  # a stuck writer must not stop a round or a callback
-D = TypeVar("D")
 
 
-class SqliteExchange:
-    """See `egressguard.exchange.Exchange`."""
+class SqliteStore:
+    """See `egressguard.exchange.Store`."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.damaged = 0
         self._path = path
         self._lock = threading.Lock()
         self._version: int | None = None
@@ -66,21 +55,21 @@ class SqliteExchange:
                              " (kind TEXT, name TEXT, body TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID")
             self._db.execute(f"PRAGMA user_version = {SCHEMA}")
 
-    def publish(self, bulletin: Bulletin) -> None:
-        """Leaves a router's bulletin in place of its last one."""
-        self._put("bulletin", bulletin.origin.name, encode_bulletin(bulletin))
+    def put(self, kind: str, name: str, text: str) -> None:
+        """Leaves `text` in place of what stood there."""
+        with self._translated():
+            self._db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?)", (kind, name, text))
 
-    def bulletins(self) -> list[Bulletin]:
-        """Every router's newest bulletin."""
-        return self._all("bulletin", decode_bulletin)
+    def read(self, kind: str) -> Mapping[str, str]:
+        """Every text of a kind, by name."""
+        with self._translated():
+            rows = self._db.execute("SELECT name, body FROM document WHERE kind = ?", (kind,)).fetchall()
+        return {str(name): str(body) for name, body in rows}
 
-    def report(self, report: Report) -> None:
-        """Leaves a relay's report in place of its last one."""
-        self._put("report", report.origin.name, encode_report(report))
-
-    def reports(self) -> list[Report]:
-        """Every relay's newest report."""
-        return self._all("report", decode_report)
+    def forget(self, kind: str, name: str) -> None:
+        """Removes a text."""
+        with self._translated():
+            self._db.execute("DELETE FROM document WHERE kind = ? AND name = ?", (kind, name))
 
     def changed(self) -> bool:
         """Whether another connection has written since the last call (PRAGMA data_version)."""
@@ -99,21 +88,6 @@ class SqliteExchange:
         """Closes the file."""
         with self._lock:
             self._db.close()
-
-    def _put(self, kind: str, name: str, body: str) -> None:
-        with self._translated():
-            self._db.execute("INSERT OR REPLACE INTO document VALUES (?, ?, ?)", (kind, name, body))
-
-    def _all(self, kind: str, decode: Callable[[str], D]) -> list[D]:
-        with self._translated():
-            rows = self._db.execute("SELECT body FROM document WHERE kind = ?", (kind,)).fetchall()
-        documents = []
-        for (body,) in rows:
-            try:
-                documents.append(decode(body))
-            except ValueError:
-                self.damaged += 1
-        return documents
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

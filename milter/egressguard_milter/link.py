@@ -28,16 +28,15 @@ class Link:
         self._opened_s = 0.0
         self._retry_at_s = float("-inf")
         self._available: bool | None = None
-        self._damaged = 0
+        self._left_out: dict[tuple[str, str], str] = {}
 
     def fetch(self, now_s: float) -> list[Bulletin] | None:
         """All bulletins if there may be a new one, otherwise None."""
         def bulletins(exchange: Exchange) -> list[Bulletin] | None:
             if not exchange.changed():
                 return None
-            before = exchange.damaged
             found = exchange.bulletins()
-            self._say_damaged(exchange.damaged - before)
+            self._say_left_out(exchange.left_out)
             return found
         return self._try(bulletins, now_s)
 
@@ -81,7 +80,8 @@ class Link:
             logger.warning(line("exchange_unavailable", reason=reason,
                                 effect="base limits once the last verdicts have lapsed"))
 
-    def _say_damaged(self, damaged: int) -> None:
-        if damaged != self._damaged:
-            logger.warning(line("exchange_damaged", documents=damaged, effect="left out"))
-        self._damaged = damaged
+    def _say_left_out(self, left_out: dict[tuple[str, str], str]) -> None:
+        if left_out != self._left_out:
+            logger.warning(line("exchange_damaged", documents=len(left_out), effect="left out",
+                                detail="; ".join(f"{name} {why}" for (_, name), why in left_out.items())))
+        self._left_out = left_out

@@ -50,7 +50,7 @@ def mistakes(policy: Policy) -> Iterator[Mistake]:
         parse_endpoint(policy.socket)
     except ValueError as error:
         yield Mistake("socket", str(error))
-    yield from url_mistakes(policy.exchange)
+    yield from url_mistakes(policy.exchange, policy.exchange_key)
     yield from _state_mistakes(policy)
     yield from _number_mistakes(policy)
     yield from _limit_mistakes(policy)

@@ -141,6 +141,7 @@ class Policy:
     relay: str = "relay"
     socket: str = "inet:8892@127.0.0.1"
     exchange: str = "sqlite:/var/lib/egressguard/exchange/exchange.db"
+    exchange_key: str = ""
     state: str = ""
     limits: Base = field(default_factory=Base)
     checks: Checks = field(default_factory=Checks)
@@ -166,9 +167,10 @@ class Policy:
         if self.state:
             return Path(self.state)
         try:
-            beside = Path(sqlite_path(self.exchange)).parent
+            file = sqlite_path(self.exchange)
         except ValueError:
             return DEFAULT_STATE
+        beside = Path(file).parent if file else DEFAULT_STATE.parent
         return beside / (re.sub(r"[^A-Za-z0-9_-]", "_", self.relay)[:100] + ".relay")
 
     @property

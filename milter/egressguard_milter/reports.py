@@ -27,7 +27,7 @@ def period_s(policy: Policy) -> float:
 class Reports:
     """Makes the reports of one process; `epoch` distinguishes it from the one before."""
 
-    def __init__(self, epoch: str, limits: Limits, tallies: Tallies, signals: Signals) -> None:
+    def __init__(self, epoch: int, limits: Limits, tallies: Tallies, signals: Signals) -> None:
         self._epoch = epoch
         self._limits, self._tallies, self._signals = limits, tallies, signals
         self._sequence = 0

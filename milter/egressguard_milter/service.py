@@ -1,6 +1,5 @@
 """Puts the relay's parts together, in the order in which none of them can be met half made."""
 
-import secrets
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from egressguard_milter.journal import line, logger
 from egressguard_milter.ledger import Ledger
 from egressguard_milter.limits import Limits
 from egressguard_milter.link import Link
+from egressguard_milter.marks import Marks
 from egressguard_milter.mistakes import read_policy
 from egressguard_milter.policy import Policy
 from egressguard_milter.reports import Reports
@@ -40,13 +40,15 @@ def run(path: Path) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     endpoint = parse_endpoint(policy.socket)
     claim(endpoint)
-    signals, tallies, memory = Signals(), Tallies(), _memory(policy)
+    tallies, memory = Tallies(), _memory(policy)
+    marks = Marks(policy.state_folder, boot_id())
+    signals = Signals(marks.found)
     ledger = Ledger(policy.horizon_s, policy.max_clients, memory)
     _remember(ledger, memory, policy)
     limits = Limits(policy, ledger, signals.state)
-    reports = Reports(secrets.token_hex(8), limits, tallies, signals)
-    watch = Watch(limits, signals, reports, Link(lambda: open_exchange(policy.exchange)),
-                  lambda now_s: _upkeep(ledger, memory, limits, now_s))
+    reports = Reports(marks.epoch, limits, tallies, signals)
+    watch = Watch(limits, signals, reports, Link(lambda: open_exchange(policy.exchange, policy.exchange_key)),
+                  lambda now_s: _upkeep(ledger, memory, limits, marks, signals, now_s))
     answers = Answers(limits, ledger, tallies, signals, lambda: read_policy(path), lambda: _fault(memory))
     control = _control(policy, answers) if memory else None
     callbacks.listen(endpoint, limits, tallies)
@@ -79,9 +81,11 @@ def _remember(ledger: Ledger, memory: Segments | None, policy: Policy) -> None:
         logger.info(line("remembered", records=len(records), keys=len(ledger)))
 
 
-def _upkeep(ledger: Ledger, memory: Segments | None, limits: Limits, now_s: float) -> None:
+def _upkeep(ledger: Ledger, memory: Segments | None, limits: Limits, marks: Marks,
+            signals: Signals, now_s: float) -> None:
     notify("WATCHDOG=1")
     ledger.sweep(now_s)
+    marks.keep(signals.marks, now_s)
     if memory is not None:
         memory.maintain(limits.policy.horizon_s, now_s)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from egressguard.core.documents import Bulletin
 from egressguard.core.hosts import Host
-from egressguard.core.leases import Lease, receive, worst
+from egressguard.core.leases import Inbox, Lease, Mark, worst
 from egressguard.core.verdict import State
 
 
@@ -33,8 +33,9 @@ class Change:
 class Signals:
     """Which verdict on which host is in force."""
 
-    def __init__(self) -> None:
-        self._leases: dict[str, Lease[Bulletin]] = {}
+    def __init__(self, marks: Mapping[str, Mark] | None = None) -> None:
+        """`marks` are those of an earlier process."""
+        self._inbox: Inbox[Bulletin] = Inbox(marks=marks or {})
         self._snapshot = Snapshot({}, float("-inf"))
         self._fresh: dict[str, Lease[Bulletin]] = {}
 
@@ -44,19 +45,25 @@ class Signals:
         return snapshot.states.get(host, State.CLEAN) if now_s < snapshot.until_s else State.CLEAN
 
     def receive(self, bulletins: Iterable[Bulletin], now_s: float) -> None:
-        """Takes what an exchange holds; must not be called when it could not be read.
+        """Takes what an exchange holds."""
+        self._inbox = self._inbox.receive(bulletins, now_s)
 
-        Every bulletin there is has to be among them: one that is missing is forgotten after a while,
-        and would count as new when it came back.
-        """
-        self._leases = receive(self._leases, bulletins, now_s)
+    @property
+    def marks(self) -> Mapping[str, Mark]:
+        """The newest bulletin of each router that was ever seen."""
+        return self._inbox.marks
+
+    @property
+    def replayed(self) -> int:
+        """How many bulletins were older than one seen before, and so changed nothing."""
+        return self._inbox.replayed
 
     def evaluate(self, now_s: float) -> list[Change]:
         """Puts the fresh bulletins in force, and says for which hosts that made a difference.
 
         Costs next to nothing while no lease came or ended, so it can be called at every poll.
         """
-        fresh = {name: lease for name, lease in self._leases.items() if lease.fresh(now_s)}
+        fresh = {name: lease for name, lease in self._inbox.leases.items() if lease.fresh(now_s)}
         if fresh.keys() == self._fresh.keys() and all(fresh[n] is self._fresh[n] for n in fresh):
             return []
         before, after = self._snapshot.states, worst(fresh, now_s)

@@ -38,7 +38,11 @@ class Watch:
         self._upkeep(now_s)
         bulletins = self._link.fetch(now_s)
         if bulletins is not None:
+            replayed = self._signals.replayed
             self._signals.receive(bulletins, now_s)
+            if self._signals.replayed > replayed:
+                logger.warning(line("exchange_replayed", documents=self._signals.replayed - replayed,
+                                    effect="none: newer ones are known"))
         changes = self._signals.evaluate(now_s)
         self._say(changes)
         if changes or now_s >= self._report_at_s:

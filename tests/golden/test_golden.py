@@ -36,7 +36,7 @@ def observation() -> Observation:
     clients = {WEB2: Client(Tier.TIGHTENED, 4, 4, 56), WEB2_IPV6: Client(Tier.TIGHTENED, 4, 0, 0)}
     verdicts = {WEB2: Verdict(WEB2, State.COMPROMISED, 13.8, 940.0, 980.0, 31, "31 attempts, 31 of them to new destinations")}
     return Observation(1000.0, settings, table, frozenset({"dmz", "web", "wan"}), True, 999.9, verdicts,
-                       {"relay1": Lease(Report(Origin("relay1", "e", 7), 30.0, clients), 998.8)})
+                       {"relay1": Lease(Report(Origin("relay1", 1, 7), 30.0, clients), 998.8)})
 
 
 CASES = {

@@ -14,7 +14,7 @@ from egressguard.core.documents import Bulletin, Origin, Report
 from egressguard.core.errors import ExchangeError
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State
-from egressguard.exchange.sqlite import SqliteExchange
+from egressguard.exchange import open_exchange
 from lab.namespaces import LabError, Namespace, wait_until
 from lab.postfix import Postfix
 
@@ -176,15 +176,15 @@ class Site:
     def publish(self, lifetime_s: float, **verdicts: State) -> None:
         """A router's bulletin; `h7=…` is 192.0.2.7."""
         self._sequence += 1
-        exchange = SqliteExchange(self.exchange_path)
-        exchange.publish(Bulletin(Origin("router", "1", self._sequence), lifetime_s,
+        exchange = open_exchange(f"sqlite:{self.exchange_path}")
+        exchange.publish(Bulletin(Origin("router", 1, self._sequence), lifetime_s,
                                   {Host(f"192.0.2.{h[1:]}"): v for h, v in verdicts.items()}))
         exchange.close()
 
     def report(self) -> Report | None:
         """The relay's newest report; None without one."""
         with suppress(ExchangeError):
-            exchange = SqliteExchange(self.exchange_path)
+            exchange = open_exchange(f"sqlite:{self.exchange_path}")
             reports = exchange.reports()
             exchange.close()
             return reports[0] if reports else None

@@ -138,7 +138,7 @@ CLIENTS = st.builds(Client, st.sampled_from(list(Tier)), COUNTS, COUNTS, COUNTS,
 
 def test_a_report_is_the_same_after_the_exchange_and_damage_is_a_value_error(full: bool) -> None:
     def check(client: Client, cut: int, piece: str, value: Any) -> None:
-        report = Report(Origin("relay", "epoch", 1), 30.0, {Host("192.0.2.1"): client})
+        report = Report(Origin("relay", 1, 1), 30.0, {Host("192.0.2.1"): client})
         text = encode_report(report)
         assert decode_report(text) == report
         body = json.loads(text)
@@ -154,7 +154,7 @@ def test_a_report_is_the_same_after_the_exchange_and_damage_is_a_value_error(ful
 
 
 def test_a_report_of_a_relay_that_counts_less_is_understood() -> None:
-    text = ('{"name":"r","epoch":"e","sequence":1,"lifetime_s":30.0,"entries":'
+    text = ('{"name":"r","epoch":1,"sequence":1,"lifetime_s":30.0,"entries":'
             '{"192.0.2.1":["tightened",4,1,2]}}')
     assert decode_report(text).clients == {Host("192.0.2.1"): Client(Tier.TIGHTENED, 4, 1, 2)}
     assert MAX_LIMITS < 100

@@ -11,8 +11,7 @@ from egressguard.core.documents import Bulletin, Client, Origin, Report
 from egressguard.core.errors import ExchangeError
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
-from egressguard.exchange import Exchange
-from egressguard.exchange.sqlite import SqliteExchange
+from egressguard.exchange import Exchange, open_exchange
 from egressguard_milter.link import RENEW_S, RETRY_S, Link
 from egressguard_milter.policy import Base, Policy
 from egressguard_milter.reports import MAX_CLIENTS, MAX_PERIOD_S, Reports
@@ -23,18 +22,18 @@ from tests.relay.parts import as_address, mail, parts, send
 HOST, OTHER = Host("192.0.2.1"), Host("192.0.2.2")
 
 
-def bulletin(sequence: int, *, lifetime_s: float = 10.0, name: str = "router", epoch: str = "1",
+def bulletin(sequence: int, *, lifetime_s: float = 10.0, name: str = "router", epoch: int = 1,
              **verdicts: State) -> Bulletin:
     states = {Host(f"192.0.2.{key[1:]}"): state for key, state in verdicts.items()}
     return Bulletin(Origin(name, epoch, sequence), lifetime_s, states)
 
 
-OPENED: list[SqliteExchange] = []
+OPENED: list[Exchange] = []
 
 
-def opened(path: Path) -> SqliteExchange:
+def opened(path: Path) -> Exchange:
     """An exchange that is closed after the test: Python 3.13 complains of one that is not."""
-    OPENED.append(SqliteExchange(path))
+    OPENED.append(open_exchange(f"sqlite:{path}"))
     return OPENED[-1]
 
 
@@ -55,7 +54,7 @@ class Relay:
         self.signals = Signals()
         self.parts = parts(policy, state=self.signals.state)
         self.limits = self.parts.limits
-        reports = Reports("epoch", self.limits, self.parts.tallies, self.signals)
+        reports = Reports(1, self.limits, self.parts.tallies, self.signals)
         self.link = Link(self._open)
         self.watch = Watch(self.limits, self.signals, reports, self.link, self.parts.ledger.sweep,
                            clock=lambda: 100.0)
@@ -116,7 +115,7 @@ def test_an_older_bulletin_changes_nothing_and_a_restarted_router_counts(path: P
     signals.receive([bulletin(5, h1=State.COMPROMISED)], 0.0)
     signals.receive([bulletin(4)], 1.0)
     assert signals.evaluate(1.0) == [Change(HOST, State.CLEAN, State.COMPROMISED)]
-    signals.receive([bulletin(1, epoch="2")], 2.0)
+    signals.receive([bulletin(1, epoch=2)], 2.0)
     assert signals.evaluate(2.0) == [Change(HOST, State.COMPROMISED, State.CLEAN)]
 
 
@@ -184,7 +183,7 @@ def test_a_new_file_in_place_of_a_deleted_one_is_found(path: Path) -> None:
 def test_a_damaged_bulletin_is_left_out_and_said(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     relay, router = Relay(path), Router(path)
     router.exchange.publish(bulletin(1, h1=State.COMPROMISED))
-    router.exchange._db.execute("INSERT INTO document VALUES ('bulletin', 'evil', '{\"name\":')")
+    router.exchange._store.put("bulletin", "evil", '{"name":')
     relay.watch.step(100.0)
     assert relay.limit(100.0) == 4
     assert sum("event=exchange_damaged" in r.getMessage() for r in caplog.records) == 1

@@ -19,7 +19,7 @@ from egressguard.database import Database
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
 from egressguard.kernel import Ruleset
-from tests.fakes import FakeExchange, FakeKernel
+from tests.fakes import FakeKernel, fake_exchange
 
 WEB, WEB6 = Host("198.51.100.12"), Host("2001:db8:0:12::/64")
 SETTINGS = Settings(
@@ -50,7 +50,7 @@ class Router:
     def connect(self) -> Exchange:
         if self.away:
             raise ExchangeError("the exchange is away")
-        return FakeExchange(self.place)
+        return fake_exchange(self.place)
 
     def round(self, seconds: float = 1.0) -> dict[str, str]:
         self.now_s += seconds
@@ -60,7 +60,7 @@ class Router:
         return sum(v.attempts for v in self.database.verdicts(self.now_s).values())
 
     def published(self) -> dict[Host, State]:
-        [bulletin] = FakeExchange(self.place).bulletins()
+        [bulletin] = fake_exchange(self.place).bulletins()
         return dict(bulletin.verdicts)
 
 
@@ -208,18 +208,18 @@ def test_a_kernel_that_does_not_answer_is_a_fault_and_heals(router: Router) -> N
 
 def test_verdicts_are_published_again_before_they_grow_old(router: Router) -> None:
     router.round()
-    [first] = FakeExchange(router.place).bulletins()
+    [first] = fake_exchange(router.place).bulletins()
     router.round()
-    assert FakeExchange(router.place).bulletins() == [first]
+    assert fake_exchange(router.place).bulletins() == [first]
     router.round(SETTINGS.signal_lifetime_s / 3)
-    [second] = FakeExchange(router.place).bulletins()
+    [second] = fake_exchange(router.place).bulletins()
     assert second.origin.sequence == first.origin.sequence + 1
 
 
 def test_a_relays_report_is_noted_when_it_is_first_seen(router: Router) -> None:
     router.round()
-    report = Report(Origin("relay", "e", 1), 30.0, {WEB: Client(Tier.NORMAL, 40, 1, 0)})
-    FakeExchange(router.place).report(report)
+    report = Report(Origin("relay", 1, 1), 30.0, {WEB: Client(Tier.NORMAL, 40, 1, 0)})
+    fake_exchange(router.place).report(report)
     router.now_s += 1
     assert router.controller.round(router.now_s).reports == {"relay": router.now_s}
     seen_s = router.now_s
@@ -272,3 +272,58 @@ def test_new_settings_are_applied_as_a_difference(router: Router) -> None:
     router.kernel.packet(WEB, "203.0.113.2")
     router.round()
     assert router.attempts() == 2
+
+
+def test_a_report_that_is_played_back_is_no_news_after_a_restart_either(router: Router) -> None:
+    def left(epoch: int, sequence: int) -> None:
+        fake_exchange(router.place).report(
+            Report(Origin("relay", epoch, sequence), 30.0, {WEB: Client(Tier.NORMAL, sequence, 1, 0)}))
+
+    left(2, 7)
+    router.round()
+    router.round(10.0)  # long enough for the marks to be written down
+    router.restart()
+    for epoch, sequence in ((2, 6), (1, 99)):
+        left(epoch, sequence)
+        router.round()
+        assert router.controller._reports.leases == {}
+    left(2, 8)
+    router.round()
+    assert router.controller._reports.leases["relay"].document.origin.sequence == 8
+
+
+def test_every_start_is_a_newer_epoch_even_when_the_clock_went_back(
+        router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = []
+    for wall_s in (2e9, 1e9, 1.5e9):
+        monkeypatch.setattr("time.time", lambda wall_s=wall_s: wall_s)
+        router.restart()
+        router.round()
+        [bulletin] = fake_exchange(router.place).bulletins()
+        epochs.append(bulletin.origin.epoch)
+    assert epochs == [2_000_000_000, 2_000_000_001, 2_000_000_002]
+
+
+def test_an_exchange_that_is_away_is_not_asked_in_every_round(router: Router) -> None:
+    asked = []
+    connect = router.connect
+
+    def counted() -> Exchange:
+        asked.append(router.now_s)
+        return connect()
+
+    router.controller._connect = counted
+    router.away = True
+    for _ in range(20):
+        assert "away" in router.round(0.25)["exchange"]
+    assert len(asked) <= 6
+    router.away = False
+    assert [router.round(0.25) for _ in range(5)][-1] == {}
+
+
+def test_a_document_that_is_left_out_is_named_as_long_as_it_is_there(router: Router) -> None:
+    router.place["report", "relay"] = "{"
+    assert "the report of 'relay'" in router.round()["exchange"]
+    assert "the report of 'relay'" in router.round()["exchange"]
+    del router.place["report", "relay"]
+    assert router.round() == {}

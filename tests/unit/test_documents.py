@@ -20,7 +20,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=40)
-origins = st.builds(Origin, names, names, st.integers(0, 2**53))
+origins = st.builds(Origin, names, st.integers(0, 2**53), st.integers(0, 2**53))
 hosts = names.map(Host)
 counts = st.integers(0, 2**62)
 lifetimes = st.floats(0.1, 86400)
@@ -64,4 +64,4 @@ def test_a_forged_field_is_a_value_error_or_a_document(bulletin: Bulletin, key: 
 @pytest.mark.parametrize("lifetime", ["1e999", "NaN", "-1", "0", '"30"', "true"])
 def test_a_lease_cannot_be_for_ever(lifetime: str) -> None:
     with pytest.raises(ValueError, match="lifetime"):
-        decode_bulletin(f'{{"name":"r","epoch":"e","sequence":1,"lifetime_s":{lifetime},"entries":{{}}}}')
+        decode_bulletin(f'{{"name":"r","epoch":1,"sequence":1,"lifetime_s":{lifetime},"entries":{{}}}}')

@@ -80,7 +80,7 @@ def test_what_does_not_enforce_is_never_called_enforcing(seen: Observation) -> N
     table(sender_macs={"192.0.2.10": frozenset({"00:00:5e:00:53:01", "00:00:5e:00:53:02"})}),
     table(sample=Sample(100.0, Totals(overflow=1))),
     table(sample=Sample(100.0, Totals(fanout_overflow=1))),
-    replace(GOOD, reports={"relay": Lease(Report(Origin("relay", "e", 1), 30.0, {}), 50.0)}),
+    replace(GOOD, reports={"relay": Lease(Report(Origin("relay", 1, 1), 30.0, {}), 50.0)}),
 ])
 def test_what_still_enforces_but_is_not_well_is_degraded(seen: Observation) -> None:
     assert code(seen) is Health.DEGRADED
@@ -94,7 +94,7 @@ def test_a_compromised_host_is_named() -> None:
 
 
 def report(received_s: float, tier: Tier) -> Lease[Report]:
-    return Lease(Report(Origin("relay", "e", 1), 30.0, {WEB6: Client(tier, 4, 0, 0)}), received_s)
+    return Lease(Report(Origin("relay", 1, 1), 30.0, {WEB6: Client(tier, 4, 0, 0)}), received_s)
 
 
 def test_a_tier_is_what_a_fresh_report_says_under_any_key_and_the_strictest_wins() -> None:

@@ -1,0 +1,152 @@
+"""One connection to a Valkey or Redis server, on which every call ends in time.
+
+redis-py's timeouts are for each piece that arrives; a server that drips one byte at a time would hold a
+round or a callback for as long as it likes. So its socket is put into a wrapper that knows when the call has
+to end.
+"""
+
+import select
+import socket
+import ssl
+import time
+from typing import Any
+
+from redis.connection import Connection
+from redis.exceptions import ResponseError
+
+from egressguard.core.exchange_url import ServerPlace
+from egressguard.exchange.key_file import secret_path
+
+CALL_S = 0.2
+
+
+class TimedSocket:
+    """A socket whose operations end at `until_s` (monotonic seconds), together and not each."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.until_s = 0.0
+
+    def begin(self) -> None:
+        """A call begins: it has CALL_S seconds."""
+        self.until_s = time.monotonic() + CALL_S
+
+    def _rest(self) -> None:
+        rest_s = self.until_s - time.monotonic()
+        if rest_s <= 0:
+            raise TimeoutError(f"no answer within {CALL_S} s")
+        self._sock.settimeout(rest_s)
+
+    def recv(self, size: int) -> bytes:
+        """What has arrived, at most `size` bytes."""
+        self._rest()
+        try:
+            return self._sock.recv(size)
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {CALL_S} s") from None
+
+    def sendall(self, data: bytes) -> None:
+        """Sends all of `data`."""
+        rest = memoryview(data)
+        while rest:
+            self._rest()
+            rest = rest[self._sock.send(rest):]
+
+    def settimeout(self, _: float | None) -> None:
+        """The deadline is the call's, not the library's."""
+
+    def shutdown(self, how: int) -> None:
+        """As of a socket."""
+        self._sock.shutdown(how)
+
+    def close(self) -> None:
+        """As of a socket."""
+        self._sock.close()
+
+
+class Line(Connection):
+    """A connection to one server. Any failure leaves it unusable: open another one."""
+
+    def __init__(self, host: str, port: int, place: ServerPlace, password: str) -> None:
+        self._place = place
+        self._timed: TimedSocket | None = None
+        super().__init__(host=host, port=port, username=place.user or None, password=password or None,
+                         socket_timeout=CALL_S, socket_connect_timeout=CALL_S, decode_responses=True,
+                         encoding_errors="replace", protocol=2, driver_info=None)
+
+    def exchange(self, *commands: tuple[str, ...]) -> list[Any]:
+        """The replies to `commands`, sent together. Raises RedisError or OSError, and then is closed."""
+        try:
+            if self._timed is None:
+                self.connect_check_health(check_health=False, retry_socket_connect=False)
+            assert self._timed is not None
+            self._timed.begin()
+            self.send_packed_command(self.pack_commands(commands), check_health=False)
+            return self._replies(len(commands))
+        except Exception:
+            self.close()
+            raise
+
+    def _replies(self, count: int) -> list[Any]:
+        """All replies, so that the next call does not read one of this; then the first error, if any."""
+        replies, failure = [], None
+        for _ in range(count):
+            try:
+                replies.append(self.read_response())
+            except ResponseError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return replies
+
+    def close(self) -> None:
+        """Ends the connection; it may be ended already."""
+        self.disconnect()
+        self._timed = None
+
+    def _connect(self) -> TimedSocket:
+        until_s = time.monotonic() + CALL_S
+        sock = socket.create_connection((self.host, self.port), CALL_S)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._place.tls:
+                sock = _encrypted(sock, self._place, self.host, until_s)
+        except BaseException:
+            sock.close()
+            raise
+        self._timed = TimedSocket(sock)
+        self._timed.until_s = until_s
+        return self._timed
+
+
+def _encrypted(sock: socket.socket, place: ServerPlace, host: str, until_s: float) -> ssl.SSLSocket:
+    """`sock` with TLS, the server's certificate verified against the site's own authority and no other."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(secret_path(place.ca))
+    # The handshake takes several pieces, and all of them share one deadline.
+    wrapped = context.wrap_socket(sock, server_hostname=place.name or host, do_handshake_on_connect=False)
+    wrapped.settimeout(0)
+    try:
+        _handshake(wrapped, until_s)
+    except BaseException:
+        wrapped.close()  # it has taken the descriptor over
+        raise
+    return wrapped
+
+
+def _handshake(sock: ssl.SSLSocket, until_s: float) -> None:
+    while True:
+        try:
+            return sock.do_handshake()
+        except ssl.SSLWantReadError:
+            _wait(sock, select.POLLIN, until_s)
+        except ssl.SSLWantWriteError:
+            _wait(sock, select.POLLOUT, until_s)
+
+
+def _wait(sock: ssl.SSLSocket, event: int, until_s: float) -> None:
+    poll = select.poll()  # a milter has more descriptors than select() can name
+    poll.register(sock, event)
+    if not poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
+        raise TimeoutError(f"no TLS handshake within {CALL_S} s")

@@ -1,0 +1,122 @@
+"""The exchange on a Valkey or Redis server, for routers and relays without a file system in common.
+
+Soft state: whatever is lost is written anew within a third of its lifetime, so a flush, a restart or a
+failover costs freshness only. A document is a string of its own; beside it, a hash for each kind says by a
+random token which version of each document there is, so that a poll costs two small replies, and what has
+not changed is not read again. A write is one MULTI, so nobody sees a token without its document.
+"""
+
+import secrets
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+
+from egressguard.core.documents import KINDS
+from egressguard.core.errors import ExchangeError
+from egressguard.core.exchange_url import ServerPlace
+from egressguard.exchange.key_file import read_secret
+from egressguard.exchange.line import Line
+
+PREFIX = "egressguard"
+BATCH = 64  # documents in one call, so that each stays within the deadline
+
+
+class ValkeyStore:
+    """See `egressguard.exchange.Store`.
+
+    One connection under one lock: the library's pool collapses under many threads.
+    """
+
+    def __init__(self, place: ServerPlace) -> None:
+        self._lock = threading.Lock()
+        self._label = f"exchange {', '.join(f'{host} port {port}' for host, port in place.addresses)}"
+        self._tokens: dict[str, dict[str, str]] = {}  # as they are on the server
+        self._polled: dict[str, dict[str, str]] = {}
+        self._have: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in KINDS}
+        with self._translated():
+            self._line = connect(place)
+
+    def put(self, kind: str, name: str, text: str) -> None:
+        """Leaves `text` in place of what stood there; what is of another type at our keys is removed."""
+        token = secrets.token_hex(4)
+        versions, document = key(kind), key(kind, name)
+        write = (("MULTI",), ("SET", document, text), ("HSET", versions, name, token), ("EXEC",))
+        with self._translated():
+            replies = self._line.exchange(*write)[-1]
+            if any(isinstance(reply, ResponseError) for reply in replies):
+                # Nothing of ours has another type. Whatever it is, it would silence us for ever.
+                self._line.exchange(("DEL", versions), *write)
+            self._tokens.setdefault(kind, {})[name] = token
+            self._polled.setdefault(kind, {})[name] = token
+
+    def read(self, kind: str) -> Mapping[str, str]:
+        """Every text of a kind, by name."""
+        with self._translated():
+            [tokens] = map(_hash, self._line.exchange(("HGETALL", key(kind))))
+            have = self._have[kind]
+            wanted = sorted(name for name, token in tokens.items() if have.get(name, ("", ""))[0] != token)
+            for name in have.keys() - tokens.keys():
+                del have[name]
+            for start in range(0, len(wanted), BATCH):
+                names = wanted[start:start + BATCH]
+                [texts] = self._line.exchange(("MGET", *(key(kind, name) for name in names)))
+                for name, text in zip(names, texts, strict=True):
+                    # Without a token to compare, what is absent now is asked for again.
+                    have[name] = (tokens[name] if text is not None else "", text)
+            return {name: text for name, (_, text) in have.items() if text is not None}
+
+    def forget(self, kind: str, name: str) -> None:
+        """Removes a text."""
+        with self._translated():
+            self._line.exchange(("MULTI",), ("DEL", key(kind, name)), ("HDEL", key(kind), name), ("EXEC",))
+
+    def changed(self) -> bool:
+        """Whether any token is another one than at the last call."""
+        with self._translated():
+            replies = self._line.exchange(*(("HGETALL", key(kind)) for kind in KINDS))
+            self._tokens = {kind: _hash(reply) for kind, reply in zip(KINDS, replies, strict=True)}
+        before, self._polled = self._polled, {kind: dict(found) for kind, found in self._tokens.items()}
+        return before != self._polled
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._line.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            except (RedisError, OSError) as error:
+                raise ExchangeError(f"{self._label}: {error}") from error
+
+
+def key(*parts: str) -> str:
+    """The server's key for a kind of document, or for one document."""
+    return ":".join([PREFIX, *parts])
+
+
+def connect(place: ServerPlace) -> Line:
+    """A connection to the first of the place's servers that is a primary."""
+    password = read_secret(place.password).strip() if place.password else ""
+    failure: Exception | None = None
+    for host, port in place.addresses:
+        line = Line(host, port, place, password)
+        try:
+            [role] = line.exchange(("ROLE",))
+            if role[0] == "master":
+                return line
+            failure = ResponseError(f"{host} port {port} is a replica, and no primary answers")
+        except AuthenticationError as error:
+            failure = AuthenticationError(f"refuses user {place.user or 'default'!r}: {error}")
+        except (RedisError, OSError) as error:
+            failure = error
+        line.close()
+    raise failure or ResponseError("no server is named")
+
+
+def _hash(reply: Any) -> dict[str, str]:
+    return dict(zip(reply[::2], reply[1::2], strict=True)) if isinstance(reply, list) else dict(reply)

@@ -1,0 +1,182 @@
+"""What only a server can do wrong, on the real one; and how it is set up."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from egressguard.core.errors import ExchangeError
+from egressguard.core.exchange_url import ServerPlace
+from egressguard.core.verdict import State
+from egressguard.exchange import Exchange, open_exchange
+from egressguard.exchange.line import CALL_S
+from egressguard.exchange.valkey import ValkeyStore
+from lab.valkey import Server, certificates, free_port
+from tests.exchanges import bulletin, key_file, report
+
+COMMAND = Path(sys.executable).parent / "egressguard"
+SLACK_S = 1.0  # a shared machine's hesitation
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> str:
+    return key_file(tmp_path)
+
+
+def test_a_poll_without_news_reads_no_document(server: Server, key: str) -> None:
+    router, relay = open_exchange(server.url, key), open_exchange(server.url, key)
+    router.publish(bulletin("r1", 1))
+    assert relay.changed()
+    relay.bulletins()
+    before = server.command("INFO", "commandstats")["cmdstat_mget"]["calls"]
+    for _ in range(5):
+        relay.changed()
+        relay.bulletins()
+    assert server.command("INFO", "commandstats")["cmdstat_mget"]["calls"] == before
+    router.close()
+    relay.close()
+
+
+def test_two_versions_are_never_confused_after_a_flush(server: Server, key: str) -> None:
+    """A counter would begin anew, and its first value could be the one that is remembered."""
+    router, relay = open_exchange(server.url, key), open_exchange(server.url, key)
+    router.publish(bulletin("r1", 1))
+    assert relay.bulletins() == [bulletin("r1", 1)]
+    server.command("FLUSHALL")
+    router.publish(bulletin("r1", 2))
+    assert relay.bulletins() == [bulletin("r1", 2)]
+    router.close()
+    relay.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """A server set up as `exchange-setup` says, with TLS and one user for each role."""
+    folder, port = tmp_path_factory.mktemp("site") / "setup", free_port()
+    subprocess.run([COMMAND, "exchange-setup", "--port", str(port), "--folder", folder, "--into", folder], check=True,
+                   capture_output=True)
+    certificates(folder, "127.0.0.1")
+    with Server(port=port, config=(folder / "egressguard.conf").read_text()) as server:
+        yield server, folder
+
+
+def opened(site: tuple[Server, Path], role: str, *, ca: str = "ca.crt", more: str = "") -> Exchange:
+    server, folder = site
+    return open_exchange(f"valkeys://{role}@127.0.0.1:{server.port}?password={folder}/{role}.password"
+                         f"&ca={folder}/{ca}{more}", f"{folder}/exchange.key")
+
+
+def test_every_role_does_its_work_over_tls(site: tuple[Server, Path]) -> None:
+    router, relay, operator = (opened(site, role) for role in ("router", "relay", "operator"))
+    router.publish(bulletin("r1", 1))
+    relay.report(report("relay", 1))
+    assert relay.changed()
+    for reader in (router, relay, operator):
+        assert reader.bulletins() == [bulletin("r1", 1)]
+        assert reader.reports() == [report("relay", 1)]
+    router.forget("relay")
+    assert operator.reports() == []
+    for exchange in (router, relay, operator):
+        exchange.close()
+
+
+@pytest.mark.parametrize(("role", "act"), [
+    ("relay", lambda e: e.publish(bulletin("r1", 9, State.COMPROMISED))), ("relay", lambda e: e._store.forget("bulletin", "r1")),
+    ("operator", lambda e: e.publish(bulletin("r1", 9))), ("operator", lambda e: e.report(report("relay", 9))),
+    ("relay", lambda e: e._store._line.exchange(("FLUSHALL",))), ("router", lambda e: e._store._line.exchange(("FLUSHALL",))),
+    ("router", lambda e: e._store._line.exchange(("CONFIG", "GET", "*"))), ("relay", lambda e: e._store._line.exchange(("KEYS", "*"))),
+    ("router", lambda e: e._store._line.exchange(("SET", "other:key", "x")))])
+def test_no_role_can_do_more_than_its_work(site: tuple[Server, Path], role: str, act: object) -> None:
+    router = opened(site, "router")
+    router.publish(bulletin("r1", 1))
+    exchange = opened(site, role)
+    with pytest.raises(Exception, match=r"(?i)no permissions|NOPERM|has no permissions") as refused:
+        act(exchange)  # type: ignore[operator]
+    assert refused.type.__name__ in ("ExchangeError", "NoPermissionError")
+    assert router.bulletins() == [bulletin("r1", 1)]
+    router.close()
+    exchange.close()
+
+
+def test_a_wrong_password_and_no_user_at_all_are_refused(site: tuple[Server, Path]) -> None:
+    server, folder = site
+    (folder / "wrong").write_text("guess\n")
+    (folder / "wrong").chmod(0o600)
+    url = f"valkeys://relay@127.0.0.1:{server.port}?ca={folder}/ca.crt&password={folder}/wrong"
+    with pytest.raises(ExchangeError, match="refuses user 'relay'"):
+        open_exchange(url, f"{folder}/exchange.key")
+    with pytest.raises(ExchangeError, match=r"(?i)authentication required"):
+        open_exchange(f"valkeys://127.0.0.1:{server.port}?ca={folder}/ca.crt", f"{folder}/exchange.key")
+
+
+def test_a_certificate_of_another_authority_or_for_another_name_is_refused(site: tuple[Server, Path], tmp_path: Path) -> None:
+    certificates(tmp_path, "127.0.0.1")
+    (site[1] / "other.crt").write_bytes((tmp_path / "ca.crt").read_bytes())
+    with pytest.raises(ExchangeError, match=r"(?i)certificate"):
+        opened(site, "router", ca="other.crt")
+    with pytest.raises(ExchangeError, match=r"(?i)certificate|hostname"):
+        opened(site, "router", more="&name=other.example")
+
+
+def test_nothing_is_said_in_clear(site: tuple[Server, Path]) -> None:
+    with pytest.raises(ExchangeError):
+        open_exchange(f"valkey://127.0.0.1:{site[0].port}", f"{site[1]}/exchange.key")
+
+
+def test_secrets_are_readable_by_their_owner_and_group_only(site: tuple[Server, Path], tmp_path: Path) -> None:
+    assert {path.name: path.stat().st_mode & 0o007 for path in site[1].iterdir()
+            if path.suffix in (".password", ".acl") or path.name == "exchange.key"} == {
+        "egressguard.acl": 0, "router.password": 0, "relay.password": 0, "operator.password": 0, "exchange.key": 0}
+    careless = Path(key_file(tmp_path))
+    careless.chmod(0o644)
+    with pytest.raises(ExchangeError, match="everybody may read it"):
+        open_exchange(f"sqlite:{tmp_path}/exchange.db", str(careless))
+
+
+def test_a_key_is_changed_without_a_restart(server: Server, tmp_path: Path) -> None:
+    old, new = f"old {'ab' * 32}", f"new {'cd' * 32}"
+    for name in ("router", "relay"):
+        (tmp_path / name).mkdir()
+    router = open_exchange(server.url, key_file(tmp_path / "router", old))
+    relay = open_exchange(server.url, key_file(tmp_path / "relay", old))
+    sequence = 0
+
+    def heard() -> bool:
+        nonlocal sequence
+        sequence += 1
+        router.publish(bulletin("r1", sequence))
+        relay.changed()
+        return relay.bulletins() == [bulletin("r1", sequence)]
+
+    assert heard()
+    for step in ((old, new), (new, old), (new,)):
+        for name in ("router", "relay"):
+            key_file(tmp_path / name, *step)
+            assert heard()
+    key_file(tmp_path / "router", f"stolen {'ee' * 32}")
+    assert not heard()
+    assert relay.counts["forged"] == 1
+    router.close()
+    relay.close()
+
+
+def closing_time_s(place: ServerPlace) -> float:
+    began_s = time.monotonic()
+    with pytest.raises(ExchangeError):
+        ValkeyStore(place)
+    return time.monotonic() - began_s
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_server_that_accepts_and_says_nothing_or_drips_costs_one_deadline(tls: bool, site: tuple[Server, Path]) -> None:
+    from lab.dripping import Dripping
+
+    ca = f"{site[1]}/ca.crt" if tls else ""
+    for drip in (b"", b"+"):
+        with Dripping(drip) as slow:
+            took_s = closing_time_s(ServerPlace((("127.0.0.1", slow.port),), tls, ca=ca))
+            assert took_s < 2 * CALL_S + SLACK_S, "connecting and the first call"
+            assert drip == b"" or slow.sent >= 2, "several pieces came within the deadline"
