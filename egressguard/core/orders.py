@@ -4,7 +4,7 @@ An order is a lease in the kernel: its elements carry a timeout and end by thems
 anything of egressguard still runs. `remaining_s` is what is left of it; no wall clock is involved.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Literal
@@ -48,10 +48,15 @@ def check(order: Order, standing: Iterable[Order], settings: Settings) -> None:
         raise OrderRefused(f"a time of {order.remaining_s:.0f} s: give one above 0, at most {MOST_DAYS}d")
     if not order.reason.strip():
         raise OrderRefused("no reason: say why, whoever reads the history will ask")
-    if order.host is not None and not settings.interfaces_of(address_of(order.host)):
+    if order.host is not None and not _lives_here(order.host, settings):
         raise OrderRefused(f"{order.host} lies behind no inside interface: there is nothing to order for it")
     if order.kind == "quarantine":
         _check_quarantine(order, standing, settings)
+
+
+def _lives_here(host: Host, settings: Settings) -> bool:
+    address = address_of(host)
+    return bool(settings.interfaces_of(address) or settings.bridges_of(address))
 
 
 def _check_quarantine(order: Order, standing: Iterable[Order], settings: Settings) -> None:
@@ -67,31 +72,39 @@ def _check_quarantine(order: Order, standing: Iterable[Order], settings: Setting
                            f"{QUARANTINE_SHARE} of the inventory, at least {QUARANTINE_LEAST}): release one")
 
 
-def desired(orders: Iterable[Order], settings: Settings) -> Leases:
-    """The leased elements that `orders` amount to, each with its time left; the longest order counts."""
+Places = Callable[[Address], Iterable[str]]
+
+
+def desired(orders: Iterable[Order], settings: Settings, places: Places | None = None,
+            families: Iterable[Element] = ALL_FAMILIES) -> Leases:
+    """The leased elements that `orders` amount to, each with its time left; the longest order counts.
+
+    `places` tells the interfaces behind which an address lives; `families` is how its table names both.
+    """
     wanted: Leases = {name: {} for name in LEASED}
     for order in orders:
-        for name, element in _elements(order, settings):
+        for name, element in _elements(order, settings, places or settings.interfaces_of, families):
             wanted[name][element] = max(order.remaining_s, wanted[name].get(element, 0.0))
     return wanted
 
 
-def _elements(order: Order, settings: Settings) -> Iterable[tuple[str, Element]]:
+def _elements(order: Order, settings: Settings, places: Places, families: Iterable[Element]
+              ) -> Iterable[tuple[str, Element]]:
     if order.kind == "open":
-        return [("opened_family", family) for family in ALL_FAMILIES]
+        return [("opened_family", family) for family in families]
     keys = keys_of(order, settings)
     if order.kind == "quarantine":
         return [(f"quarantine{_family(key)}", (str(address_of(key)),)) for key in keys]
-    return [element for key in keys for element in _exception(key, order.destination, settings)]
+    return [element for key in keys for element in _exception(key, order.destination, places)]
 
 
-def _exception(key: Host, destination: str | None, settings: Settings) -> Iterable[tuple[str, Element]]:
+def _exception(key: Host, destination: str | None, places: Places) -> Iterable[tuple[str, Element]]:
     address = address_of(key)
-    for interface in settings.interfaces_of(address):
+    for place in places(address):
         if destination is None:
-            yield f"exception{_family(key)}", (interface, str(address))
+            yield f"exception{_family(key)}", (place, str(address))
         elif address.version == ip_address(destination).version:
-            yield f"exception_to{_family(key)}", (interface, str(address), destination)
+            yield f"exception_to{_family(key)}", (place, str(address), destination)
 
 
 def keys_of(order: Order, settings: Settings) -> list[Host]:

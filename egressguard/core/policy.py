@@ -1,47 +1,60 @@
 """What the kernel's sets should hold: the configuration, translated and nothing else."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH, Address
 from egressguard.core.ruleset import ALL_FAMILIES, TUNNEL_PROTOCOLS, Element, Sets
-from egressguard.core.settings import SMTP_PORT, Group, Mode, Settings
+from egressguard.core.settings import SMTP_PORT, Group, Mode, Sender, Settings
 
 NO_FAMILY: frozenset[Element] = frozenset()
 
 
 def desired(settings: Settings, uids: Iterable[int] = ()) -> Sets:
     """The elements of every configured set of rules/egressguard.nft; `uids` are those of `own.users`."""
-    known = [_masked(address) for machine in settings.host for address in machine.addresses]
-    if settings.canary.enabled:  # no flood of strangers may take its counter
-        known += map(_masked, settings.canary.addresses)
     return {
         "inside_if": frozenset((name,) for inside in settings.inside for name in inside.interfaces),
-        "bridged_if": NO_FAMILY,
+        "bridged_if": frozenset((bridge.name,) for bridge in settings.bridge),
         "tunnel_protocols": TUNNEL_PROTOCOLS,
-        "smtp_ports": frozenset((str(port),) for port in _all_ports(settings)),
-        "blocked_ports": frozenset((str(port),) for port in settings.ports),
-        "known4": frozenset((a,) for a in known if ":" not in a),
-        "known6": frozenset((a,) for a in known if ":" in a),
         "observed_family": ALL_FAMILIES if settings.mode == "observe" else NO_FAMILY,
         "answer_drop": ALL_FAMILIES if settings.answer == "drop" else NO_FAMILY,
         "answer_prohibit": ALL_FAMILIES if settings.answer == "prohibit" else NO_FAMILY,
-        **_senders(settings), **_groups(settings), **_own(settings, uids),
+        **port_sets(settings), **inventory_sets(settings), **group_sets(settings),
+        **sender_sets(settings, lambda _, address: settings.interfaces_of(address)), **_own(settings, uids),
     }
 
 
-def _senders(settings: Settings) -> Sets:
+def port_sets(settings: Settings) -> Sets:
+    """The ports that are looked at, and those that are shut for everybody."""
+    return {
+        "smtp_ports": frozenset((str(port),) for port in _all_ports(settings)),
+        "blocked_ports": frozenset((str(port),) for port in settings.ports),
+    }
+
+
+def inventory_sets(settings: Settings) -> Sets:
+    """The hosts whose counters exist before their first attempt."""
+    known = [_masked(address) for machine in settings.host for address in machine.addresses]
+    if settings.canary.enabled:  # no flood of strangers may take its counter
+        known += map(_masked, settings.canary.addresses)
+    return {"known4": frozenset((a,) for a in known if ":" not in a),
+            "known6": frozenset((a,) for a in known if ":" in a)}
+
+
+def sender_sets(settings: Settings, places: Callable[[Sender, Address], Iterable[str]]) -> Sets:
+    """The senders' addresses, each behind every interface or port of `places`."""
     allowed: dict[str, set[Element]] = {"allow4": set(), "allow6": set(), "allow_mac4": set(),
                                         "allow_mac6": set()}
     for sender in settings.sender:
         for address in sender.addresses:
             name = f"allow{'_mac' if sender.mac else ''}{address.version}"
-            for interface in settings.interfaces_of(address):
-                allowed[name].add((interface, str(address), *([sender.mac] if sender.mac else [])))
+            for place in places(sender, address):
+                allowed[name].add((place, str(address), *([sender.mac] if sender.mac else [])))
     return {name: frozenset(elements) for name, elements in allowed.items()}
 
 
-def _groups(settings: Settings) -> Sets:
+def group_sets(settings: Settings) -> Sets:
+    """Port and network of the groups that differ from the site."""
     sets: dict[str, set[Element]] = {f"group_{mode}{v}": set() for mode in ("enforce", "observe")
                                      for v in (4, 6)}
     for group in settings.group:

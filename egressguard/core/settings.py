@@ -7,18 +7,25 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Literal
 
 from egressguard.core.errors import Mistake
 from egressguard.core.exchange_url import url_mistakes
 from egressguard.core.hosts import Address, Host, host_of, hosts_of
+from egressguard.core.path_settings import (
+    PERMITTED_MARK,
+    Bridge,
+    LastLine,
+    Network,
+    bridge_mistakes,
+    interface_mistakes,
+    last_line_mistakes,
+)
 
-Network = IPv4Network | IPv6Network
 Mode = Literal["observe", "enforce"]
 Answer = Literal["reset", "drop", "prohibit"]
 SMTP_PORT = 25
-INTERFACE_NAME_LENGTH = 15  # IFNAMSIZ - 1 (linux/if.h)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,12 @@ class Machine:
 class Sender(Machine):
     """A host that may speak SMTP to the outside; its interfaces follow from the inside networks.
 
-    With a `mac`, its addresses are worth nothing behind another one.
+    With a `mac`, its addresses are worth nothing behind another one. On a bridge it may be tied to `ports`;
+    otherwise it is a sender behind every port of a machine.
     """
 
     mac: str | None = None
+    ports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +111,16 @@ class Detection:
 class Settings:
     """One router's configuration."""
 
-    inside: tuple[Inside, ...]
+    inside: tuple[Inside, ...] = ()
     router: str = "router"
     mode: Mode = "enforce"
     sender: tuple[Sender, ...] = ()
     host: tuple[Machine, ...] = ()
     group: tuple[Group, ...] = ()
     own: Own = field(default_factory=Own)
+    bridge: tuple[Bridge, ...] = ()
+    last_line: LastLine = field(default_factory=LastLine)
+    permitted_mark: int = PERMITTED_MARK
     ports: tuple[int, ...] = (SMTP_PORT,)
     answer: Answer = "reset"
     canary: Canary = field(default_factory=Canary)
@@ -129,6 +141,10 @@ class Settings:
             if any(address in network for network in inside.networks)
             for name in inside.interfaces
         )
+
+    def bridges_of(self, address: Address) -> tuple[Bridge, ...]:
+        """The bridges behind whose ports `address` lives."""
+        return tuple(b for b in self.bridge if any(address in network for network in b.networks))
 
     def inside_interfaces(self) -> frozenset[str]:
         """The names of all inside interfaces."""
@@ -162,10 +178,13 @@ class Settings:
 
 def mistakes(settings: Settings) -> Iterator[Mistake]:
     """Everything wrong with `settings` that no single field can tell."""
-    if not settings.inside:
-        yield Mistake("inside", "is empty: name the interfaces and networks that hosts live behind")
+    if not settings.inside and not settings.bridge:
+        yield Mistake("inside", "is missing: name the interfaces and networks that hosts live behind, or a "
+                                "[[bridge]]")
+    yield from bridge_mistakes(settings.bridge)
+    yield from last_line_mistakes(settings.last_line, settings.inside_interfaces(), settings.permitted_mark)
     for i, inside in enumerate(settings.inside):
-        yield from _interface_mistakes(f"inside.{i}.interfaces", inside.interfaces)
+        yield from interface_mistakes(f"inside.{i}.interfaces", inside.interfaces)
     yield from _zone_mistakes(settings)
     yield from _overlaps(settings)
     for key, machine in settings.machines():
@@ -179,19 +198,10 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     yield from _number_mistakes(settings)
 
 
-def _interface_mistakes(key: str, names: tuple[str, ...]) -> Iterator[Mistake]:
-    if not names:
-        yield Mistake(key, 'is empty: name at least one interface, for example ["eth1"]')
-    for name in names:
-        plain = name.isascii() and all(c.isalnum() or c in "._-" for c in name)
-        if not (plain and 0 < len(name) <= INTERFACE_NAME_LENGTH and name not in (".", "..")):
-            yield Mistake(key, f"{name!r} is no interface name: 1 to {INTERFACE_NAME_LENGTH} of "
-                               "the characters a-z A-Z 0-9 . _ -, as `ip link` shows it")
-
-
 def _zone_mistakes(settings: Settings) -> Iterator[Mistake]:
     """What follows a `%` is free text to Python's addresses, and would reach nft as it stands."""
     placed = [*((f"inside.{i}", n) for i, inside in enumerate(settings.inside) for n in inside.networks),
+              *((f"bridge.{i}", n) for i, bridge in enumerate(settings.bridge) for n in bridge.networks),
               *((f"group.{i}", n) for i, group in enumerate(settings.group) for n in group.networks)]
     machines = [(key, a) for key, machine in settings.machines() for a in machine.addresses]
     for key, address in [*((f"{key}.networks", n.network_address) for key, n in placed),
@@ -217,9 +227,10 @@ def _machine_mistakes(key: str, machine: Machine, settings: Settings) -> Iterato
         yield Mistake(f"{key}.name", f"{machine.name!r} is no name: use printable characters")
     if not machine.addresses:
         yield Mistake(f"{key}.addresses", f"is empty: give the addresses of {machine.name!r}")
-    networks = ", ".join(str(n) for inside in settings.inside for n in inside.networks) or "none"
+    placed = [place.networks for place in settings.inside] + [bridge.networks for bridge in settings.bridge]
+    networks = ", ".join(str(n) for found in placed for n in found) or "none"
     for address in machine.addresses:
-        if not settings.interfaces_of(address):
+        if not (settings.interfaces_of(address) or settings.bridges_of(address)):
             yield Mistake(f"{key}.addresses",
                           f"{address} lies behind no inside interface (inside networks: {networks});"
                           " give an address inside one of them, or add its network to an [[inside]]")
@@ -237,6 +248,10 @@ def _double_use(settings: Settings) -> Iterator[Mistake]:
 
 def _sender_mistakes(settings: Settings) -> Iterator[Mistake]:
     for i, sender in enumerate(settings.sender):
+        for port in sender.ports:
+            yield from interface_mistakes(f"sender.{i}.ports", (port,))
+            if not any(bridge.machine_ports(frozenset({port})) for bridge in settings.bridge):
+                yield Mistake(f"sender.{i}.ports", f"{port} is no machine's port of any [[bridge]]")
         if sender.mac is not None and not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", sender.mac):
             yield Mistake(f"sender.{i}.mac", f"{sender.mac!r} is no MAC address; write it as `ip neighbour` "
                           "shows it, such as 00:00:5e:00:53:0a")

@@ -184,7 +184,7 @@ def test_rules_that_do_not_empty_their_chains_are_not_doubled(tmp_path: Path, ro
 
 def test_mutant_a_name_that_is_not_checked_is_noticed(
         tmp_path: Path, router: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "_interface_mistakes", lambda key, names: ())
+    monkeypatch.setattr(settings, "interface_mistakes", lambda key, names: ())
     with pytest.raises(AssertionError):
         judge_configurations(tmp_path, router, 400, 400)
 

@@ -1,0 +1,69 @@
+"""The tables that rules/ makes: one for what is routed, and two more where they are configured.
+
+Each is a file of its own and a table of the same name, so that a family tells them apart. Sets of one
+name mean the same in each of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from egressguard.core.ruleset import (
+    ATTEMPT_MACS,
+    CONFIGURED,
+    DESTINATIONS,
+    FAMILY,
+    INVENTORY,
+    LEASED,
+    SENDER_MACS,
+    STRANGERS,
+    VERSION_CHAIN,
+    Fields,
+)
+
+Specs = Mapping[str, Fields]
+ETHER_FAMILIES = frozenset({("ip",), ("ip6",)})
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: its family, its file in rules/, the empty chain that names its version, and its sets: those
+    that are configured, those that are leased, and those in which packets are counted.
+    """
+
+    family: str
+    file: str
+    version_chain: str
+    configured: Specs
+    leased: Specs = field(default_factory=dict)
+    inventory: Specs = field(default_factory=dict)
+    strangers: Specs = field(default_factory=dict)
+    destinations: Specs = field(default_factory=dict)
+    attempt_macs: Specs = field(default_factory=dict)
+    sender_macs: Specs = field(default_factory=dict)
+
+    def fields(self, name: str) -> Fields:
+        """What an element of the set that is written by egressguard consists of."""
+        return self.configured.get(name) or self.leased[name]
+
+
+ROUTER = Table(FAMILY, "egressguard.nft", VERSION_CHAIN, CONFIGURED, LEASED, INVENTORY, STRANGERS,
+               DESTINATIONS, ATTEMPT_MACS, SENDER_MACS)
+
+# The bridge family names protocols by their Ethernet types. Answers are no matter of it, nor is this machine.
+_HOMES: dict[str, Fields] = {
+    "home4": ("ifname", "ipv4_net"),
+    "home6": ("ifname", "ipv6_net"),
+    "other_port": ("ifname",),
+    "observed_family": ("ether_type",),
+}
+_SHARED = ("smtp_ports", "tunnel_protocols", "blocked_ports", "known4", "known6", "allow4", "allow6",
+           "allow_mac4", "allow_mac6", "inside_if", "group_enforce4", "group_enforce6", "group_observe4",
+           "group_observe6")
+BRIDGE = Table("bridge", "bridge.nft", "bridge_v1",
+               {**{name: CONFIGURED[name] for name in _SHARED}, **_HOMES},
+               {**LEASED, "opened_family": ("ether_type",)}, INVENTORY, STRANGERS, DESTINATIONS,
+               ATTEMPT_MACS, SENDER_MACS)
+
+LAST_LINE = Table("netdev", "last_line.nft", "last_line_v1", {"blocked_ports": CONFIGURED["blocked_ports"]})
+
+TABLES = (ROUTER, BRIDGE, LAST_LINE)
