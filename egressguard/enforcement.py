@@ -1,44 +1,50 @@
-"""What should be in the kernel, and putting it there: for the daemon's rounds and for the commands alike.
+"""What should be in one table, and putting it there: for the daemon's rounds and for the commands alike.
 
 Every comparison is level-triggered: it looks at what is there, not at what was done before.
 """
 
 import logging
+from collections.abc import Mapping
 
 from egressguard.config import Site
-from egressguard.core import orders, plan, policy
+from egressguard.core import plan, wanted
 from egressguard.core.errors import DatabaseError, KernelError
 from egressguard.core.orders import Order
 from egressguard.core.plan import Changes
-from egressguard.core.ruleset import CONFIGURED, FAMILY, LEASED, TABLE, VERSION_CHAIN, Leases, Sets
+from egressguard.core.ruleset import LEASED, TABLE, Leases, Sets
+from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
+from egressguard.core.wanted import Here
 from egressguard.database import Database
 from egressguard.kernel import Kernel, Ruleset, incarnation
+from egressguard.kernel.rules_file import RulesFile
 from egressguard.last_good import LastGood
 
 log = logging.getLogger(__name__)
 
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
-NO_ELEMENTS: Sets = {name: frozenset() for name in CONFIGURED}
-NO_LEASES: Leases = {name: {} for name in LEASED}
+NO_ELEMENTS: Sets = {name: frozenset() for name in ROUTER.configured}
 LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
 ELEMENTS = "set elements differed"
 
 
 class Enforcement:
-    """A site's rules and elements in one kernel. Methods raise KernelError, and DatabaseError for orders.
+    """A site's rules and elements in one table of a kernel. Methods raise KernelError, and DatabaseError for
+    orders.
 
     `incarnation` names the life of the table that was loaded last; `last_good` is what a boot begins with.
     """
 
     def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str,
-                 last_good: LastGood | None = None) -> None:
+                 last_good: LastGood | None = None, table: Table = ROUTER) -> None:
         self.site = site
+        self.table = table
         self.incarnation = ""
         self.last_good = last_good
         self._kernel, self._database, self._boot = kernel, database, boot
         self._expected: Ruleset | None = None
         self._generation = -1
         self._orders: list[int] = []
+        self._ports: Mapping[str, frozenset[str]] = {}
         self._compared_s = float("-inf")
 
     def changes(self, now_s: float) -> Changes:
@@ -47,15 +53,33 @@ class Enforcement:
             return self._all_changes(now_s)
         have, leases = self._kernel.sets(), self._kernel.leases()
         standing = self._standing(now_s)
-        ordered = leases if standing is None else orders.desired(standing, self.site.settings)
-        return (*plan.diff(have, policy.desired(self.site.settings, self.site.uids)),
-                *plan.lease_diff(leases, ordered))
+        here = self._here()
+        ordered = leases if standing is None else wanted.leases(self.table, standing, here)
+        return (*plan.diff(have, wanted.elements(self.table, here)), *plan.lease_diff(leases, ordered))
 
     def _all_changes(self, now_s: float) -> Changes:
         """Every element, for a table that is made anew."""
-        ordered = orders.desired(self._standing(now_s) or [], self.site.settings)
-        return (*plan.diff(NO_ELEMENTS, policy.desired(self.site.settings, self.site.uids)),
-                *plan.lease_diff(NO_LEASES, ordered))
+        here = self._here()
+        ordered = wanted.leases(self.table, self._standing(now_s) or [], here)
+        nothing: Leases = {name: {} for name in self.table.leased}
+        return (*plan.diff({name: frozenset() for name in self.table.configured},
+                           wanted.elements(self.table, here)), *plan.lease_diff(nothing, ordered))
+
+    def _here(self) -> Here:
+        """The site, and what exists now of what it names by pattern."""
+        ports = self._kernel.ports() if self.table is BRIDGE else {}
+        return Here(self.site.settings, self.site.uids, ports)
+
+    def _off(self, rules: RulesFile) -> bool:
+        """Whether there is nothing to stand on: none of the last line's interfaces exists."""
+        return self.table is LAST_LINE and not rules.interfaces
+
+    def rules(self) -> RulesFile:
+        """The table's file as it is to be loaded now."""
+        settings, path = self.site.settings, self.site.rules.with_name(self.table.file)
+        named = settings.last_line.interfaces if self.table is LAST_LINE else ()
+        existing = self._kernel.interfaces() if named else frozenset()
+        return RulesFile(path, self.table, settings.permitted_mark, tuple(n for n in named if n in existing))
 
     def _standing(self, now_s: float) -> list[Order] | None:
         """The standing orders; None while the database cannot tell: then leases are left to end alone."""
@@ -82,18 +106,21 @@ class Enforcement:
         this raises KernelError.
         """
         before = self._table()
-        expected = self._kernel.expected(self.site.rules)
+        rules = self.rules()
+        if self._off(rules):
+            return
+        expected = self._kernel.expected(rules)
         try:
-            self._kernel.load(self.site.rules, before, self.changes(now_s))
+            self._kernel.load(rules, before, self.changes(now_s))
         except KernelError as error:
             if before is None:
                 raise
             log.error("the table is damaged and is replaced, its counts are lost: %s", error)
-            self._kernel.rebuild(self.site.rules, self._all_changes(now_s))
+            self._kernel.rebuild(rules, self._all_changes(now_s))
             why = f"{why}; the table was damaged and was replaced, its counts are lost"
         self._verify(expected)
         self._keep(now_s)
-        log.info("loaded rules=%s why=%r", self.site.rules, why)
+        log.info("loaded rules=%s why=%r", rules, why)
         try:
             self._database.event(now_s, "load", why)
         except DatabaseError as error:
@@ -105,20 +132,21 @@ class Enforcement:
         """
         if self.last_good is not None:
             lasting = [c for c in self._all_changes(now_s) if c.set_name not in LOOSENING_LEASES]
-            self.last_good.keep(f"{self.site.rules.read_text('utf-8')}{plan.transaction(tuple(lasting))}")
+            self.last_good.keep(f"{self.rules().text()}{plan.transaction(tuple(lasting), self.table)}",
+                                self.table.family)
 
     def _verify(self, expected: Ruleset) -> None:
         found = self._table()
         if found is None or found.fingerprint != expected.fingerprint:
-            raise KernelError(f"table {FAMILY} {TABLE} is not what {self.site.rules} makes, right after it "
-                              "was loaded: somebody else is changing it")
+            raise KernelError(f"table {self.table.family} {TABLE} is not what {self.rules()} makes, right "
+                              "after it was loaded: somebody else is changing it")
         self._expected = expected
         self.incarnation = incarnation(self._boot, found)
 
     def ensure(self, now_s: float) -> str | None:
         """Compares, if there is reason to, and puts right what is wrong; tells what was wrong, if anything.
 
-        An order that began or ended is a reason, and nothing wrong.
+        An order that began or ended is a reason, and nothing wrong; so is an interface that came or went.
         """
         generation = self._kernel.generation()
         standing = self._standing(now_s)
@@ -126,6 +154,8 @@ class Enforcement:
         ordered = numbers != self._orders
         if generation == self._generation and not ordered and now_s - self._compared_s < FULL_COMPARE_S:
             return None
+        appeared, self._ports = self._ports, self._here().ports
+        ordered |= appeared != self._ports
         wrong = self._put_right(now_s)
         # The number from before the comparison: our own change costs one more comparison, and a change
         # by anybody else that came in between is not overlooked.
@@ -133,15 +163,21 @@ class Enforcement:
         return None if ordered and wrong == ELEMENTS else wrong
 
     def _put_right(self, now_s: float) -> str | None:
-        ruleset = self._table()
+        ruleset, rules = self._table(), self.rules()
+        if self._off(rules):
+            return None
         if ruleset is None or ruleset.dormant or ruleset.fingerprint != self._fingerprint():
             wrong = "gone" if ruleset is None else "dormant" if ruleset.dormant else "edited"
             self.load(now_s, f"repair: the table was {wrong}")
             return f"the table was {wrong}"
+        missing = set(rules.interfaces) - ruleset.devices
+        if missing:
+            self.load(now_s, f"interface {', '.join(sorted(missing))} has appeared")
+            return None
         changes = self.changes(now_s)
         if not changes:
             return None
-        log.warning("set elements differed:\n%s", plan.transaction(changes))
+        log.warning("set elements differed:\n%s", plan.transaction(changes, self.table))
         self._kernel.apply(changes)
         self._keep(now_s)
         return ELEMENTS
@@ -151,7 +187,8 @@ class Enforcement:
 
     def _table(self) -> Ruleset | None:
         found = self._kernel.ruleset()
-        if found is not None and VERSION_CHAIN not in found.chains:
-            raise KernelError(f"table {FAMILY} {TABLE} in the kernel belongs to another version of "
-                              f"egressguard (it lacks chain {VERSION_CHAIN}); nothing was changed")
+        if found is not None and self.table.version_chain not in found.chains:
+            raise KernelError(f"table {self.table.family} {TABLE} in the kernel belongs to another version "
+                              f"of egressguard (it lacks chain {self.table.version_chain}); nothing was "
+                              "changed")
         return found

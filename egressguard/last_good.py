@@ -5,6 +5,7 @@ all, and its last line says that it is complete.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from egressguard.ownership import give_to_owner_of
@@ -15,18 +16,24 @@ END = "# complete\n"
 
 
 class LastGood:
-    """The file in `folder`."""
+    """The file in `folder`, which holds a table of each of `families`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, families: Iterable[str] = ("inet",)) -> None:
         self._path = folder / FILE
+        self._parts = dict.fromkeys(families, "")
         self._kept = ""
         self.fault = ""
 
-    def keep(self, text: str) -> None:
-        """Puts `text`, an nft transaction for an empty kernel, in place of the last one.
+    def keep(self, part: str, family: str) -> None:
+        """Puts `part`, an nft transaction for an empty kernel, in place of the last one of its table.
 
-        What fails stands in `fault`: enforcement goes on, only the next boot would begin with older rules.
+        Written once every table has its part. What fails stands in `fault`: enforcement goes on, only the
+        next boot would begin with older rules.
         """
+        self._parts[family] = part
+        text = "".join(self._parts.values())
+        if not all(self._parts.values()):
+            return
         if text == self._kept and self._path.exists():
             return
         try:

@@ -23,6 +23,7 @@ from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Pulse
 from egressguard.kernel import Netfilter, Ruleset
+from egressguard.kernel.rules_file import RulesFile
 
 
 def observe(site: Site) -> Observation:
@@ -77,8 +78,9 @@ def _table(kernel: Netfilter, site: Site, faults: dict[str, str]) -> Table | Non
 
 
 def _intact(kernel: Netfilter, site: Site, found: Ruleset, faults: dict[str, str]) -> bool | None:
+    rules = RulesFile(site.rules, permitted=site.settings.permitted_mark)
     try:
-        return found.fingerprint == kernel.expected(site.rules).fingerprint
+        return found.fingerprint == kernel.expected(rules).fingerprint
     except KernelError as error:
         faults["rules"] = str(error)
         return None

@@ -1,16 +1,17 @@
 """Stand-ins that can be dumped as text; the contract tests run on them and on the real thing."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from egressguard.core.attempts import Sample, Totals
 from egressguard.core.errors import KernelError
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes
 from egressguard.core.ruleset import CONFIGURED, LEASED, SMTP_PORTS, VERSION_CHAIN, Leases, Sets
+from egressguard.core.tables import Table
 from egressguard.exchange import Exchange
 from egressguard.kernel import Ruleset
 from egressguard.kernel.events import Culprit
+from egressguard.kernel.rules_file import RulesFile
 
 EMPTY: Sets = dict.fromkeys(CONFIGURED, frozenset())
 
@@ -77,19 +78,19 @@ class FakeKernel:
     def sample(self, now_s: float) -> Sample:
         return Sample(now_s, self.totals(), dict(self.attempts), {}, dict(self.destinations))
 
-    def expected(self, rules: Path) -> Ruleset:
+    def expected(self, rules: RulesFile) -> Ruleset:
         return self._whole()
 
     def _whole(self) -> Ruleset:
         hooks = {"egress_forward": "forward -10 1", "egress_output": "output -10 1"}
         return Ruleset(self.made, False, frozenset({VERSION_CHAIN}), hooks, "whole")
 
-    def rebuild(self, rules: Path, changes: Changes) -> None:
+    def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         self.flush()
         self.damaged = False
         self.load(rules, None, changes)
 
-    def load(self, rules: Path, have: Ruleset | None, changes: Changes) -> None:
+    def load(self, rules: RulesFile, have: Ruleset | None, changes: Changes) -> None:
         self._check()
         if self.damaged:
             raise KernelError("a set was made anew with another type")
@@ -118,6 +119,15 @@ class FakeKernel:
 
     def interfaces(self) -> frozenset[str]:
         return frozenset({"lo"})
+
+    def ports(self) -> dict[str, frozenset[str]]:
+        return {}
+
+    def beside(self, table: Table) -> "FakeKernel":
+        return FakeKernel()
+
+    def close(self) -> None:
+        pass
 
 
 class FakeStore:

@@ -3,12 +3,9 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from egressguard.core.ruleset import CONFIGURED, FAMILY, LEASED, TABLE, Element, Leases, Sets
+from egressguard.core.ruleset import TABLE, Element, Leases, Sets
+from egressguard.core.tables import ROUTER, Table
 
-# Safest step first. The kernel applies a transaction as a whole, so this order matters to the reader of
-# `plan` and to whoever has to apply it by hand: let the permitted through before closing, close last.
-ORDER = tuple(CONFIGURED)
-ALL_FIELDS = {**CONFIGURED, **LEASED}
 QUOTED = ("ifname",)
 
 # A lease whose time differs by less is left alone: reading, deciding and applying take time as well.
@@ -29,9 +26,13 @@ Changes = tuple[Change, ...]
 
 
 def diff(have: Sets, want: Sets) -> Changes:
-    """What turns `have` into `want`; empty when nothing differs. Nothing that is right is touched."""
+    """What turns `have` into `want`; empty when nothing differs. Nothing that is right is touched.
+
+    In the order of `have`, safest step first (core/ruleset.py): the kernel applies a transaction as a whole,
+    but whoever reads `plan`, or applies it by hand, lets the permitted through before closing.
+    """
     changes = []
-    for name in ORDER:
+    for name in have:
         added, removed = want[name] - have[name], have[name] - want[name]
         if added or removed:
             changes.append(Change(name, tuple(sorted(added)), tuple(sorted(removed))))
@@ -44,7 +45,7 @@ def lease_diff(have: Leases, want: Leases) -> Changes:
     Adding an element that exists would leave its timeout as it was (kernels before 6.12).
     """
     changes = []
-    for name in LEASED:
+    for name in have:
         wrong = {e for e, left_s in have[name].items()
                  if e not in want[name] or abs(want[name][e] - left_s) > LEASE_TOLERANCE_S}
         added = {e: left_s for e, left_s in want[name].items() if e in wrong or e not in have[name]}
@@ -54,8 +55,9 @@ def lease_diff(have: Leases, want: Leases) -> Changes:
 
 
 # Sets whose surplus elements let more through, and sets whose missing elements do.
-LOOSENING = frozenset({"inside_if", "bridged_if", "allow4", "allow6", "allow_mac4", "allow_mac6", "own_uid",
-                       "own_to4", "own_to6", "group_observe4", "group_observe6", "observed_family"})
+LOOSENING = frozenset({"inside_if", "bridged_if", "other_port", "allow4", "allow6", "allow_mac4",
+                       "allow_mac6", "own_uid", "own_to4", "own_to6", "group_observe4", "group_observe6",
+                       "observed_family"})
 TIGHTENING = frozenset({"smtp_ports", "blocked_ports", "group_enforce4", "group_enforce6", "guarded_output"})
 
 
@@ -66,20 +68,20 @@ def too_loose(changes: Changes) -> list[str]:
             or (change.added and change.set_name in TIGHTENING)]
 
 
-def transaction(changes: Changes) -> str:
+def transaction(changes: Changes, table: Table = ROUTER) -> str:
     """`changes` as text for `nft -f`; the empty string when there is nothing to do."""
-    return "".join(f"{line}\n" for change in changes for line in _lines(change))
+    return "".join(f"{line}\n" for change in changes for line in _lines(change, table))
 
 
-def _lines(change: Change) -> Iterator[str]:
+def _lines(change: Change, table: Table) -> Iterator[str]:
     for verb, elements in (("delete", change.removed), ("add", change.added)):
         if elements:
-            body = ", ".join(_element_text(change, element, verb == "add") for element in elements)
-            yield f"{verb} element {FAMILY} {TABLE} {change.set_name} {{ {body} }}"
+            body = ", ".join(_element_text(change, element, table, verb == "add") for element in elements)
+            yield f"{verb} element {table.family} {TABLE} {change.set_name} {{ {body} }}"
 
 
-def _element_text(change: Change, element: Element, adding: bool) -> str:
-    fields = zip(ALL_FIELDS[change.set_name], element, strict=True)
+def _element_text(change: Change, element: Element, table: Table, adding: bool) -> str:
+    fields = zip(table.fields(change.set_name), element, strict=True)
     text = " . ".join(f'"{value}"' if kind in QUOTED else value for kind, value in fields)
     if adding and element in change.timeouts_s:
         return f"{text} timeout {max(1, round(change.timeouts_s[element]))}s"

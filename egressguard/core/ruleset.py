@@ -18,6 +18,7 @@ Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
 Leases = dict[str, dict[Element, float]]
 
+# In this order they are changed: let the permitted through before closing, close last.
 CONFIGURED: dict[str, Fields] = {
     "smtp_ports": ("inet_service",),
     "tunnel_protocols": ("inet_proto",),

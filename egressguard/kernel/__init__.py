@@ -2,32 +2,17 @@
 
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Protocol
 
 from egressguard.core.attempts import Sample, Totals
-from egressguard.core.errors import KernelError
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes, transaction
-from egressguard.core.ruleset import (
-    ATTEMPT_MACS,
-    CONFIGURED,
-    DESTINATIONS,
-    FAMILY,
-    INVENTORY,
-    LEASED,
-    SENDER_MACS,
-    STRANGERS,
-    TABLE,
-    VERSION_CHAIN,
-    Element,
-    Fields,
-    Leases,
-    Sets,
-)
+from egressguard.core.ruleset import TABLE, Element, Fields, Leases, Sets
+from egressguard.core.tables import ROUTER, Specs, Table
 from egressguard.kernel import links, nft
 from egressguard.kernel.events import Culprit
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
+from egressguard.kernel.rules_file import RulesFile
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset
 from egressguard.kernel.scratch import expected_ruleset
 from egressguard.kernel.sets import host_text, read_counters, read_counts, read_elements, read_leases
@@ -59,13 +44,13 @@ class Kernel(Protocol):
     def sample(self, now_s: float) -> Sample:
         """All counters: per host, and per host and destination."""
 
-    def expected(self, rules: Path) -> Ruleset:
+    def expected(self, rules: RulesFile) -> Ruleset:
         """The table that the rules file makes."""
 
-    def load(self, rules: Path, have: Ruleset | None, changes: Changes) -> None:
+    def load(self, rules: RulesFile, have: Ruleset | None, changes: Changes) -> None:
         """Loads the rules file over the table `have`, and applies `changes` in the same transaction."""
 
-    def rebuild(self, rules: Path, changes: Changes) -> None:
+    def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
 
     def apply(self, changes: Changes) -> None:
@@ -77,6 +62,15 @@ class Kernel(Protocol):
     def interfaces(self) -> frozenset[str]:
         """The names of the interfaces that exist."""
 
+    def ports(self) -> dict[str, frozenset[str]]:
+        """The ports of every bridge."""
+
+    def beside(self, table: Table) -> "Kernel":
+        """The same kernel, with another of our tables in view; changes by either are our own to both."""
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+
 
 OWN_GENERATIONS = 1000  # remembered; far more than come between two looks at the events
 
@@ -84,10 +78,15 @@ OWN_GENERATIONS = 1000  # remembered; far more than come between two looks at th
 class Netfilter:
     """The real kernel."""
 
-    def __init__(self) -> None:
-        self._netlink = Netlink()
-        self._own: deque[int] = deque(maxlen=OWN_GENERATIONS)
+    def __init__(self, table: Table = ROUTER, own: deque[int] | None = None) -> None:
+        self._table = table
+        self._netlink = Netlink(table.family)
+        self._own: deque[int] = deque(maxlen=OWN_GENERATIONS) if own is None else own
         read_generation(self._netlink)  # no nf_tables, or no privileges: say it now
+
+    def beside(self, table: Table) -> "Netfilter":
+        """The same kernel, with another of our tables in view; changes by either are our own to both."""
+        return Netfilter(table, self._own)
 
     def close(self) -> None:
         """Closes the netlink socket."""
@@ -103,7 +102,8 @@ class Netfilter:
 
     def sets(self) -> Sets:
         """The elements of the configured sets."""
-        return {name: frozenset(self._elements(name, fields)) for name, fields in CONFIGURED.items()}
+        return {name: frozenset(self._elements(name, fields))
+                for name, fields in self._table.configured.items()}
 
     def _counted(self, name: str, fields: Fields) -> dict[Element, int]:
         try:
@@ -121,7 +121,7 @@ class Netfilter:
     def leases(self) -> Leases:
         """The elements of the leased sets, with the seconds that each has left."""
         leases: Leases = {}
-        for name, fields in LEASED.items():
+        for name, fields in self._table.leased.items():
             try:
                 leases[name] = read_leases(self._netlink, name, fields)
             except NoSuchEntry:
@@ -130,9 +130,9 @@ class Netfilter:
 
     def sender_macs(self) -> dict[str, frozenset[str]]:
         """The MACs that each sender's address has come from within the last hour."""
-        return self._macs(SENDER_MACS)
+        return self._macs(self._table.sender_macs)
 
-    def _macs(self, sets: dict[str, Fields]) -> dict[str, frozenset[str]]:
+    def _macs(self, sets: Specs) -> dict[str, frozenset[str]]:
         found: dict[str, set[str]] = {}
         for name, fields in sets.items():
             for address, mac in self._elements(name, fields):
@@ -151,41 +151,42 @@ class Netfilter:
         destination already known, never a destination that is missing.
         """
         totals = self.totals()
-        inventory, strangers = self.counts(INVENTORY), self.counts(STRANGERS)
+        inventory, strangers = self.counts(self._table.inventory), self.counts(self._table.strangers)
         destinations = {(Host(host_text(element)), element[1]): count
-                        for name, fields in DESTINATIONS.items()
+                        for name, fields in self._table.destinations.items()
                         for element, count in self._counted(name, fields).items()}
-        macs = {Host(host_text((a,))): found for a, found in self._macs(ATTEMPT_MACS).items()}
+        macs = {Host(host_text((a,))): found for a, found in self._macs(self._table.attempt_macs).items()}
         return Sample(now_s, totals, inventory, strangers, destinations, macs)
 
-    def counts(self, sets: dict[str, Fields]) -> dict[Host, int]:
+    def counts(self, sets: Specs) -> dict[Host, int]:
         """Attempts per host, of these counted sets alone."""
         return {Host(host_text(element)): count for name, fields in sets.items()
                 for element, count in self._counted(name, fields).items()}
 
-    def expected(self, rules: Path) -> Ruleset:
+    def expected(self, rules: RulesFile) -> Ruleset:
         """The table that the rules file makes."""
-        return expected_ruleset(rules, _text(rules))
+        return expected_ruleset(rules.anywhere())
 
-    def load(self, rules: Path, have: Ruleset | None, changes: Changes) -> None:
+    def load(self, rules: RulesFile, have: Ruleset | None, changes: Changes) -> None:
         """Loads the rules file over the table `have`, and applies `changes` in the same transaction.
 
         What the file does not have is removed: other chains, and base chains that hang elsewhere (the
         kernel refuses to move one).
         """
-        text = _text(rules)
-        removed = _misplaced(have, self.expected(rules)) if have is not None else ""
-        self._change(removed + text + transaction(changes), f"loading {rules}")
+        text = rules.text()
+        removed = _misplaced(have, self.expected(rules), rules) if have is not None else ""
+        self._change(removed + text + transaction(changes, self._table), f"loading {rules}")
 
-    def rebuild(self, rules: Path, changes: Changes) -> None:
+    def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
-        self._change(f"delete table {FAMILY} {TABLE}\n{_text(rules)}{transaction(changes)}",
+        self._change(f"delete table {self._table.family} {TABLE}\n{rules.text()}"
+                     f"{transaction(changes, self._table)}",
                      f"loading {rules} in place of a damaged table")
 
     def apply(self, changes: Changes) -> None:
         """Applies `changes` in one transaction; does nothing when there are none."""
         if changes:
-            self._change(transaction(changes), "changing set elements")
+            self._change(transaction(changes, self._table), "changing set elements")
 
     def others(self, culprits: Iterable[Culprit]) -> list[Culprit]:
         """Those of `culprits` whose change was not one of ours."""
@@ -206,28 +207,21 @@ class Netfilter:
         """The names of the interfaces that exist."""
         return links.read_interfaces()
 
-
-def _text(rules: Path) -> str:
-    """The rules file. Raises KernelError if it cannot be read, is cut short, or is another version's."""
-    try:
-        text = rules.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise KernelError(f"rules {rules}: cannot be read: {reason}") from error
-    if f"chain {VERSION_CHAIN} " not in text:
-        raise KernelError(f"rules {rules}: do not end with chain {VERSION_CHAIN}: the file is cut short, or "
-                          "belongs to another version of egressguard")
-    return text
+    def ports(self) -> dict[str, frozenset[str]]:
+        """The ports of every bridge."""
+        return links.read_ports()
 
 
-def _misplaced(have: Ruleset, want: Ruleset) -> str:
+def _misplaced(have: Ruleset, want: Ruleset, rules: RulesFile) -> str:
     """The transaction that empties every chain, and removes those that the rules lack or have elsewhere."""
     foreign = sorted(have.chains - want.chains)
     moved = sorted(name for name in have.chains & want.chains
-                   if have.hooks.get(name) != want.hooks.get(name))
+                   if have.hooks.get(name) != want.hooks.get(name)
+                   or (name in have.hooks and have.devices != frozenset(rules.interfaces)))
     every = sorted(have.chains)
     # All are emptied first, whether or not the file does: otherwise a chain whose `flush` it lacks would hold
     # its rules twice, and one that is jumped to could not be deleted. The rules follow in the same
     # transaction, so no packet meets an empty chain.
-    flushed = "".join(f"flush chain {FAMILY} {TABLE} {name}\n" for name in every)
-    return flushed + "".join(f"delete chain {FAMILY} {TABLE} {name}\n" for name in foreign + moved)
+    where = f"chain {rules.table.family} {TABLE}"
+    flushed = "".join(f"flush {where} {name}\n" for name in every)
+    return flushed + "".join(f"delete {where} {name}\n" for name in foreign + moved)

@@ -20,6 +20,15 @@ def read_interfaces() -> frozenset[str]:
         return frozenset(link.get_attr("IFLA_IFNAME") for link in route.get_links())
 
 
+def read_ports() -> dict[str, frozenset[str]]:
+    """The ports of every bridge, by its name."""
+    with IPRoute() as route:
+        found = list(route.get_links())
+    bridges = {link["index"]: link.get_attr("IFLA_IFNAME") for link in found if _kind(link) == "bridge"}
+    return {name: frozenset(link.get_attr("IFLA_IFNAME") for link in found
+                            if link.get_attr("IFLA_MASTER") == index) for index, name in bridges.items()}
+
+
 def read_links() -> tuple[Link, ...]:
     """All interfaces, with what may lead packets past the rules."""
     with IPRoute() as route:

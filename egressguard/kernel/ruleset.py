@@ -28,7 +28,9 @@ CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY = 1, 3, 4, 5
 HOOK_NUMBER, HOOK_PRIORITY = 1, 2
 RULE_TABLE, RULE_CHAIN, RULE_EXPRESSIONS = 1, 2, 4
 GENERATION_ID = 1
+HOOK_DEVICE, HOOK_DEVICES, DEVICE_NAME = 3, 4, 1
 HOOK_NAMES = ("prerouting", "input", "forward", "output", "postrouting")
+NETDEV_HOOK_NAMES = ("ingress", "egress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Ruleset:
 
     `handle` changes when the table is made anew, `dormant` means its hooks are switched off, `hooks`
     maps its base chains to where they hang (hook, priority, policy), `fingerprint` covers all its rules,
-    chains and hooks.
+    chains and hooks. `devices` are the interfaces that base chains of family netdev hang on.
     """
 
     handle: int
@@ -45,6 +47,7 @@ class Ruleset:
     chains: frozenset[str]
     hooks: dict[str, str]
     fingerprint: str
+    devices: frozenset[str] = frozenset()
 
 
 def incarnation(boot: str, ruleset: Ruleset) -> str:
@@ -68,7 +71,8 @@ def read_ruleset(netlink: Netlink) -> Ruleset | None:
                                             f"reading table {netlink.name} {TABLE}")))
     except NoSuchEntry:
         return None
-    chains = _chains(netlink)
+    devices: set[str] = set()
+    chains = _chains(netlink, devices)
     hooks = {name: hook for name, hook in chains.items() if hook}
     return Ruleset(
         handle=struct.unpack(">Q", table[TABLE_HANDLE])[0],
@@ -76,6 +80,7 @@ def read_ruleset(netlink: Netlink) -> Ruleset | None:
         chains=frozenset(chains),
         hooks=hooks,
         fingerprint=_fingerprint(netlink, chains),
+        devices=frozenset(devices),
     )
 
 
@@ -84,22 +89,33 @@ def _u32(payload: memoryview) -> int:
     return value
 
 
-def _chains(netlink: Netlink) -> dict[str, str]:
-    """Every chain of the table with its hook, priority and policy; empty text for one without a hook."""
+def _chains(netlink: Netlink, devices: set[str]) -> dict[str, str]:
+    """Every chain of the table with its hook, priority and policy; empty text for one without a hook.
+
+    Adds the interfaces that they hang on to `devices`.
+    """
+    names = NETDEV_HOOK_NAMES if netlink.name == "netdev" else HOOK_NAMES
     chains = {}
     for answer in netlink.dump(GETCHAIN, netlink.family, attribute(CHAIN_TABLE, TABLE), "reading chains"):
         found = dict(attributes(answer))
         if text(found[CHAIN_TABLE]) == TABLE:
-            chains[text(found[CHAIN_NAME])] = _hook(found)
+            hook = dict(attributes(found[CHAIN_HOOK])) if CHAIN_HOOK in found else {}
+            chains[text(found[CHAIN_NAME])] = _hook(found, hook, names)
+            devices |= _devices(hook)
     return chains
 
 
-def _hook(chain: dict[int, memoryview]) -> str:
-    if CHAIN_HOOK not in chain:
+def _devices(hook: dict[int, memoryview]) -> set[str]:
+    listed = {text(name) for kind, name in attributes(hook.get(HOOK_DEVICES, memoryview(b"")))
+              if kind == DEVICE_NAME}
+    return listed | ({text(hook[HOOK_DEVICE])} if HOOK_DEVICE in hook else set())
+
+
+def _hook(chain: dict[int, memoryview], hook: dict[int, memoryview], names: tuple[str, ...]) -> str:
+    if not hook:
         return ""
-    hook = dict(attributes(chain[CHAIN_HOOK]))
     number, policy = _u32(hook[HOOK_NUMBER]), _u32(chain[CHAIN_POLICY])
-    name = HOOK_NAMES[number] if number < len(HOOK_NAMES) else str(number)
+    name = names[number] if number < len(names) else str(number)
     priority = struct.unpack(">i", hook[HOOK_PRIORITY])[0]
     return f"{name} {priority} {policy}"
 

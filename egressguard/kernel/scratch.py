@@ -7,17 +7,18 @@ namespace belongs to a child that ends at once; nothing of it is left, and the r
 import json
 import os
 from dataclasses import asdict
-from pathlib import Path
 
 from egressguard.core.errors import EgressguardError, KernelError
 from egressguard.kernel import nft
 from egressguard.kernel.namespace import unshare
 from egressguard.kernel.netlink import Netlink
+from egressguard.kernel.rules_file import RulesFile
 from egressguard.kernel.ruleset import Ruleset, read_ruleset
 
 
-def expected_ruleset(rules: Path, text: str) -> Ruleset:
-    """The table that `text`, read from `rules`, makes. Raises KernelError with the reason it makes none."""
+def expected_ruleset(rules: RulesFile) -> Ruleset:
+    """The table that `rules` make. Raises KernelError with the reason they make none."""
+    text = rules.text()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -29,10 +30,10 @@ def expected_ruleset(rules: Path, text: str) -> Ruleset:
     if not answer.startswith("{"):
         raise KernelError(answer or f"loading {rules} for comparison: the helper process died")
     found = json.loads(answer)
-    return Ruleset(**{**found, "chains": frozenset(found["chains"])})
+    return Ruleset(**{**found, "chains": frozenset(found["chains"]), "devices": frozenset(found["devices"])})
 
 
-def _child(writer: int, rules: Path, text: str) -> None:
+def _child(writer: int, rules: RulesFile, text: str) -> None:
     """Never returns: nothing of the parent's clean-up may run twice."""
     try:
         answer = _load(rules, text)
@@ -46,12 +47,12 @@ def _child(writer: int, rules: Path, text: str) -> None:
         os._exit(0)
 
 
-def _load(rules: Path, text: str) -> str:
+def _load(rules: RulesFile, text: str) -> str:
     unshare("comparing the rules")
     nft.apply(text, f"loading {rules}")
-    netlink = Netlink()
+    netlink = Netlink(rules.table.family)
     found = read_ruleset(netlink)
     netlink.close()
     if found is None:
         raise KernelError(f"rules {rules}: make no table")
-    return json.dumps({**asdict(found), "chains": sorted(found.chains)})
+    return json.dumps({**asdict(found), "chains": sorted(found.chains), "devices": sorted(found.devices)})

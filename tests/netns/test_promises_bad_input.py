@@ -198,6 +198,6 @@ def test_mutant_a_load_in_two_steps_is_noticed(
         whole(transaction, what)
 
     monkeypatch.setattr(nft, "apply", in_two_steps)
-    monkeypatch.setattr(kernel_seam, "expected_ruleset", lambda rules, text: Ruleset(0, False, frozenset(), {}, ""))
+    monkeypatch.setattr(kernel_seam, "expected_ruleset", lambda rules: Ruleset(0, False, frozenset(), {}, ""))
     with pytest.raises(AssertionError, match="kernel changed"):
         judge_rules(tmp_path, router, 40)
