@@ -6,7 +6,7 @@
     python3 -m lab.machine transport ROLE   prints where a Postfix delivers the lab's domains
 
 Needs the standard library only: a machine without egressguard has no more. The default route stays the
-provider's, by which the machine is managed; every documentation address goes the way of the story.
+provider's, by which the machine is managed; only the lab's addresses go the way of the story.
 """
 
 import json
@@ -20,9 +20,11 @@ from lab.deployment import relay_config, router_config
 from lab.postfix import inline
 from lab.topology import (
     INSIDE,
+    INTERNET4,
     OUTSIDE,
     RELAY,
     ROUTER_MAC,
+    TOPOLOGY,
     gateway_commands,
     host_commands,
     internet_commands,
@@ -31,7 +33,7 @@ from lab.topology import (
 from lab.traffic import ROUTES
 
 INTERFACE = "lab0"
-DOCUMENTATION = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
+LAB6 = "2001:db8::/32"
 CLIENTS = ("192.0.2.0/26", "198.51.100.0/24", "2001:db8::/32")  # who may send through the relay
 LIMIT = 40  # messages in ten minutes for a normal host
 FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
@@ -47,10 +49,16 @@ def wires(role: str) -> dict[str, str]:
 def network_commands(role: str) -> list[str]:
     """`ip` commands for the addresses and routes of a role."""
     if role == "router":
-        return [*(c for name in ROUTER_MAC for c in gateway_commands(name)), *uplink_commands(DOCUMENTATION)]
-    if role == "outside":
-        return [*host_commands(OUTSIDE, INTERFACE, DOCUMENTATION), *internet_commands()]
-    return host_commands(next(p for p in INSIDE if p.name == role), INTERFACE, DOCUMENTATION)
+        return [*(c for name in ROUTER_MAC for c in gateway_commands(name)), *uplink_commands((INTERNET4, LAB6))]
+    place = next(place for place in (*INSIDE, OUTSIDE) if place.name == role)
+    return [*host_commands(place, INTERFACE, (*_elsewhere(place.segment), LAB6)),
+            *(internet_commands() if place is OUTSIDE else ())]
+
+
+def _elsewhere(segment: str) -> list[str]:
+    """The IPv4 networks that are not on this segment."""
+    others = [other["network"] for name, other in TOPOLOGY["segments"].items() if name != segment]
+    return [*others, *(() if segment == OUTSIDE.segment else (INTERNET4,))]
 
 
 def rename_commands(role: str, links: list[dict[str, str]]) -> list[str]:

@@ -21,9 +21,9 @@ debian() {
     done
     [ -n "$missing" ] || return 0
     say "installing$missing"
-    apt-get -qq update
     # shellcheck disable=SC2086 # one word a package
-    apt-get -qq -y --no-install-recommends install $missing >/dev/null
+    (apt-get -qq update && apt-get -qq -y --no-install-recommends install $missing) >/tmp/provision.log 2>&1 ||
+        { tail -20 /tmp/provision.log; exit 1; }
 }
 
 # At every boot, so that a restarted machine is still one of the lab.

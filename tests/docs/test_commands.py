@@ -1,0 +1,74 @@
+"""Every command in every document is executed, in the order of its document, on the example site."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.docs.reading import ROOT, Command, commands, documents, inline, unmarked
+from tests.docs.site import ExampleSite
+
+# What cannot run here, with the reason; each is executed by the test that is named.
+ELSEWHERE = {
+    "script/test": "runs this test",
+    "script/demo": "tests/netns/test_demo.py",
+}
+DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in documents()}
+COMMANDS = {name: list(commands(name, text)) for name, text in DOCUMENTS.items()}
+OURS = sorted({(name, text) for name, document in DOCUMENTS.items() for text in inline(document)})
+
+
+def elsewhere(command: Command) -> bool:
+    return command.text in ELSEWHERE
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("document", [name for name in COMMANDS if not all(map(elsewhere, COMMANDS[name]))])
+def test_every_command_of_a_document_works(document: str, tmp_path: Path) -> None:
+    with ExampleSite(tmp_path) as site:
+        for command in COMMANDS[document]:
+            if not elsewhere(command):
+                site.run(command)
+
+
+def test_every_exception_stands_in_a_document() -> None:
+    written = {command.text for found in COMMANDS.values() for command in found}
+    assert set(ELSEWHERE) <= written
+    assert len(ELSEWHERE) <= 12, "exceptions are few"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_command_hides_in_an_unmarked_block(document: str) -> None:
+    assert unmarked(DOCUMENTS[document]) == []
+
+
+@pytest.mark.parametrize(("document", "text"), OURS)
+def test_a_command_within_a_sentence_exists(document: str, text: str) -> None:
+    """Its command, and every option in it; what stands for something (HOST, FILE, …) may be anything."""
+    program, verb, *rest = re.sub(r"[|>].*", "", text).split()
+    shown = subprocess.run([ROOT / ".venv/bin" / program, verb, "--help"], text=True, capture_output=True,
+                           check=False)
+    assert shown.returncode == 0, f"{document}: {text}: {shown.stderr}"
+    for option in [word.split("=")[0] for word in rest if word.startswith("--")]:
+        assert option in shown.stdout, f"{document}: {text}: there is no {option}"
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("wrong", [
+    "egressguard stauts", "egressguard hosts --wuold-block", "egressguard status  # exit code 3", "nft lisst tables",
+    "egressguard-milter status --confg x",
+])
+def test_a_wrong_command_in_a_document_is_found(wrong: str, tmp_path: Path) -> None:
+    text = f"# Title\n\n```sh\n{wrong}\n```\n"
+    with ExampleSite(tmp_path) as site, pytest.raises(AssertionError, match=r"wrong\.md"):
+        for command in commands("wrong.md", text):
+            site.run(command)
+
+
+def test_a_block_is_read_command_by_command() -> None:
+    text = ("```sh web2\n# a remark\nfirst --one \\\n    --two   # and why; exit code 4\n"
+            "cat >/tmp/x <<'END'\nkey = 1 # kept\nEND\n```\n```toml\nno = 1\n```\n")
+    assert list(commands("d", text)) == [
+        Command("d", "first --one --two", "web2", 4),
+        Command("d", "cat >/tmp/x <<'END'\nkey = 1 # kept\nEND", "web2", 0)]
