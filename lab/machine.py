@@ -3,6 +3,7 @@
     python3 -m lab.machine network ROLE     names the interfaces by their MAC, gives them addresses and routes
     python3 -m lab.machine config ROLE      prints the configuration of the role's daemon
     python3 -m lab.machine mta ROLE FILE    prints what `egressguard mta-config` says about FILE
+    python3 -m lab.machine key, exchange    prints the key that signs, and where messages are left
     python3 -m lab.machine transport ROLE   prints where a Postfix delivers the lab's domains
 
 Needs the standard library only: a machine without egressguard has no more. The default route stays the
@@ -49,7 +50,8 @@ def wires(role: str) -> dict[str, str]:
 def network_commands(role: str) -> list[str]:
     """`ip` commands for the addresses and routes of a role."""
     if role == "router":
-        return [*(c for name in ROUTER_MAC for c in gateway_commands(name)), *uplink_commands((INTERNET4, LAB6))]
+        gateways = [command for name in ROUTER_MAC for command in gateway_commands(name)]
+        return [*gateways, *uplink_commands((INTERNET4, LAB6))]
     place = next(place for place in (*INSIDE, OUTSIDE) if place.name == role)
     return [*host_commands(place, INTERFACE, (*_elsewhere(place.segment), LAB6)),
             *(internet_commands() if place is OUTSIDE else ())]
@@ -98,14 +100,20 @@ def transport(role: str) -> str:
     return inline(ROUTES) if role in ("relay", "mailserver") else ""
 
 
+EXCHANGE = RELAY.ipv4
+KEY = "lab " + 32 * "1ab0"  # of a lab that anybody can build, so it is nobody's secret
+EXCHANGE_LINES = f"""exchange = "redis://{EXCHANGE}:6379"
+exchange_key = "/etc/egressguard/exchange.key"
+"""
 CONFIG = {"router": router_config, "relay": lambda: relay_config(LIMIT)}
 
 PRINTED: dict[str, Callable[..., str]] = {
-    "config": lambda role: CONFIG[role](), "mta": mta, "transport": transport}
+    "config": lambda role: EXCHANGE_LINES + CONFIG[role](), "key": lambda: KEY + "\n",
+    "exchange": lambda: EXCHANGE + "\n", "mta": mta, "transport": transport}
 
 if __name__ == "__main__":
-    verb, chosen, *rest = sys.argv[1:]
+    verb, *rest = sys.argv[1:]
     if verb == "network":
-        set_up_network(chosen)
+        set_up_network(*rest)
     else:
-        print(PRINTED[verb](chosen, *rest), end="")
+        print(PRINTED[verb](*rest), end="")

@@ -11,7 +11,11 @@ shift
 
 say() { printf 'provision: %s: %s\n' "$role" "$*"; }
 python() { /usr/bin/python3 "$@"; }
-unit() { cat >"/etc/systemd/system/$1.service" && systemctl daemon-reload && systemctl enable --now --quiet "$1"; }
+unit() {
+    cat >"/etc/systemd/system/$1.service"
+    systemctl daemon-reload
+    systemctl enable --now --quiet "$1"
+}
 
 debian() {
     export DEBIAN_FRONTEND=noninteractive
@@ -37,7 +41,7 @@ network() {
     unit egressguard-lab-network <<UNIT
 [Unit]
 Description=Addresses and routes of the lab's $role
-Before=egressguard.service egressguard-milter.service postfix.service sendmail.service
+Before=egressguard.service egressguard-milter.service redis-server.service postfix.service sendmail.service
 
 [Service]
 Type=oneshot
@@ -53,7 +57,7 @@ UNIT
 software() {
     case $role in
         router) script/bootstrap runtime ;;
-        relay) script/bootstrap runtime; postfix ;;
+        relay) script/bootstrap runtime; debian redis-server; postfix ;;
         mailserver | web2) postfix ;;
         web1) debian sendmail-bin sendmail-cf m4 ;;
         outside) postfix ;; # for its smtp-sink
@@ -67,10 +71,10 @@ postfix() {
 }
 
 service() {
-    mkdir -p /etc/egressguard /var/lib/egressguard/exchange
+    mkdir -p /etc/egressguard
     case $role in
         router) egressguard_service egressguard egressguard.toml ;;
-        relay) egressguard_service egressguard-milter egressguard-milter.toml; postfix_service ;;
+        relay) exchange_service; egressguard_service egressguard-milter egressguard-milter.toml; postfix_service ;;
         mailserver | web2) postfix_service ;;
         web1) sendmail_service ;;
         outside) sink_service ;;
@@ -119,25 +123,42 @@ UNIT
     done
 }
 
+# As the Debian packages install it, with links to this checkout in the place of copies.
 egressguard_service() {
+    ln -sf "$checkout/.venv/bin/$1" "/usr/bin/$1"
+    mkdir -p /usr/lib/egressguard
+    ln -sfn "$checkout/rules" /usr/lib/egressguard/rules
+    ln -sf "$checkout/systemd/load-rules" /usr/lib/egressguard/load-rules
+    install -m 644 "systemd/$1.sysusers" "/usr/lib/sysusers.d/$1.conf"
+    systemd-sysusers "$1.conf"
     python -m lab.machine config "$role" >"/etc/egressguard/$2"
+    python -m lab.machine key >/etc/egressguard/exchange.key
+    chgrp "$1" /etc/egressguard/exchange.key
+    chmod 640 /etc/egressguard/exchange.key
     # Whoever is on the machine may look; asking the kernel needs root.
-    printf '#!/bin/sh\nexec sudo %s/.venv/bin/%s "$@"\n' "$checkout" "$1" >"/usr/local/bin/$1"
+    printf '#!/bin/sh\nexec sudo /usr/bin/%s "$@"\n' "$1" >"/usr/local/bin/$1"
     chmod 755 "/usr/local/bin/$1"
-    unit "$1" <<UNIT
-[Unit]
-Description=$1, from a checkout
-After=egressguard-lab-network.service
-
-[Service]
-Type=notify
-ExecStart=$checkout/.venv/bin/$1 run
-Restart=always
-
-[Install]
-WantedBy=multi-user.target
-UNIT
+    [ "$role" != router ] || router_units
+    unit "$1" <"systemd/$1.service"
     systemctl restart "$1"
+}
+
+router_units() {
+    install -m 644 systemd/egressguard.tmpfiles /usr/lib/tmpfiles.d/egressguard.conf
+    systemd-tmpfiles --create egressguard.conf
+    mkdir -p /etc/systemd/system/egressguard.service.d
+    printf '[Service]\nIPAddressAllow=%s\n' "$(python -m lab.machine exchange)" \
+        >/etc/systemd/system/egressguard.service.d/exchange.conf
+    unit egressguard-rules <systemd/egressguard-rules.service
+    unit egressguard-fallback <systemd/egressguard-fallback.service
+}
+
+# Where router and relay leave messages for each other: on the relay, reachable by the lab's machines alone.
+exchange_service() {
+    address=$(python -m lab.machine exchange)
+    sed -i "s/^bind .*/bind $address/; s/^protected-mode .*/protected-mode no/; s/^save .*/save \"\"/" /etc/redis/redis.conf
+    systemctl enable --quiet redis-server
+    systemctl restart redis-server
 }
 
 traffic() {

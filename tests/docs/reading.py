@@ -46,7 +46,7 @@ def commands(document: str, text: str) -> Iterator[Command]:
 def unmarked(text: str) -> list[str]:
     """Lines that look like our commands in blocks that are not marked as `sh`."""
     return [line for info, block in BLOCK.findall(text) if info.split(" ")[0] not in ("sh", "console")
-            for line in block.splitlines() if re.match(r"(\.venv/bin/)?egressguard(-milter)? [a-z]|script/[a-z]", line)]
+            for line in block.splitlines() if re.match(r"(\.venv/bin/)?egressguard(-milter)? [a-z]", line)]
 
 
 def inline(text: str) -> list[str]:
