@@ -36,7 +36,7 @@ def run(path: Path) -> None:
                         format="egressguard-milter: level=%(levelname)s %(message)s")
     try:
         read_policy(path)
-        # Imported here: the other commands need no libmilter.
+        # Imported here: the other commands need none of it.
         from egressguard_milter import service
         service.run(path)
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """Where the milter listens: one address, never all of them by accident, and never another's socket.
 
-libmilter names a port `inet:PORT@HOST`; without a host it binds every address, and whoever reaches a
-milter's port can spend any client's quota.
+A port is named `inet:PORT@HOST`, as in sendmail; without a host every address would be bound, and whoever
+reaches a milter's port can spend any client's quota.
 """
 
 import fcntl
@@ -15,6 +15,7 @@ from pathlib import Path
 from egressguard.core.errors import EgressguardError
 
 EXPECTED = "write inet:PORT@HOST (for example inet:8892@127.0.0.1) or unix:/absolute/path"
+BACKLOG = 1024  # many clients may arrive at once
 UNIX_PATH_LENGTH = 107  # sun_path of unix(7), less its final zero
 
 
@@ -32,7 +33,7 @@ class Endpoint:
 
     @property
     def connection(self) -> str:
-        """What libmilter's smfi_setconn takes."""
+        """As sendmail writes it."""
         if self.path is not None:
             return f"unix:{self.path}"
         return f"inet6:{self.port}@{self.host}" if ":" in self.host else f"inet:{self.port}@{self.host}"
@@ -66,43 +67,41 @@ def _address(text: str, host: str) -> str:
         raise ValueError(f"{text!r}: the host must be an IP address; {EXPECTED}") from None
 
 
-def claim(endpoint: Endpoint) -> None:
-    """Makes sure, for the life of this process, that nobody else listens on `endpoint`.
+def listen(endpoint: Endpoint) -> socket.socket:
+    """A socket that listens on `endpoint` from now on, with nobody else there as long as this process lives.
 
-    Raises ListenError. libmilter itself would take a live socket's path away from its owner without a
-    word, and reports a port in use only to syslog.
+    Raises ListenError. A unix socket has the rights that the umask leaves.
     """
-    if endpoint.path is not None:
-        _claim_path(endpoint.path)
-        return
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((endpoint.host, endpoint.port))
-            probe.listen()
+        if endpoint.path is not None:
+            _claim_path(endpoint.path)
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(str(endpoint.path))
+        else:
+            listener = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((endpoint.host, endpoint.port))
+        listener.listen(BACKLOG)
     except OSError as error:
         raise ListenError(f"cannot listen on {endpoint.connection}: {error.strerror}") from error
+    return listener
 
 
 def _claim_path(path: Path) -> None:
-    """Locks a file beside `path`; the descriptor is never closed, so the lock ends with the process."""
-    lock_path = path.with_name(path.name + ".lock")
-    try:
-        lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ListenError(f"cannot listen on unix:{path}: {lock_path}: {error.strerror}") from error
+    """Locks a file beside `path`; the descriptor is never closed, so the lock ends with the process.
+
+    Without it, whoever removes a path that was left behind could take a live one from its owner.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    lock = os.open(path.with_name(path.name + ".lock"), flags, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.lexists(path):
-            _remove_stale(path)
     except BlockingIOError:
         os.close(lock)
         raise ListenError(f"cannot listen on unix:{path}: another egressguard-milter "
                           "serves it already") from None
-    except OSError as error:
-        os.close(lock)
-        raise ListenError(f"cannot listen on unix:{path}: {error.strerror}") from error
+    if os.path.lexists(path):
+        _remove_stale(path)
 
 
 def _remove_stale(path: Path) -> None:

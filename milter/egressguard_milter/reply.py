@@ -6,7 +6,7 @@ from egressguard_milter.decision import CONNECTION_LIMITS, Decision
 
 CONNECTION = ("421", "4.5.1")  # ze-filter's codes, so that log readers and customers know them
 OTHER = ("451", "4.3.2")
-MAX_LENGTH = 980  # libmilter drops longer lines: its MAXREPLYLEN, less code and line end
+MAX_LENGTH = 980  # an SMTP reply line has 1,000 bytes at most, less code and line end
 COUNTED = {
     "connections": "connections", "messages": "messages", "recipients": "recipients",
     "refused_recipients": "refused recipients", "open_connections": "connections at once",
@@ -33,6 +33,6 @@ def reply_text(decision: Decision) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` as one reply line: printable ASCII, every % doubled, since libmilter formats with it."""
+    """`text` as one reply line: printable ASCII, every % doubled, since sendmail formats with it."""
     plain = "".join(c if " " <= c <= "~" else "?" for c in text)
     return plain[:MAX_LENGTH // 2].replace("%", "%%") if "%" in plain else plain[:MAX_LENGTH]

@@ -7,39 +7,39 @@ from pathlib import Path
 from egressguard.boot import boot_id
 from egressguard.exchange import open_exchange
 from egressguard.service_manager import notify
-from egressguard_milter import callbacks
 from egressguard_milter.answers import Answers
 from egressguard_milter.control import Control
-from egressguard_milter.endpoint import Endpoint, claim, parse_endpoint
+from egressguard_milter.conversation import Conversation
+from egressguard_milter.endpoint import Endpoint, listen, parse_endpoint
 from egressguard_milter.journal import line, logger
 from egressguard_milter.ledger import Ledger
 from egressguard_milter.limits import Limits
 from egressguard_milter.link import Link
+from egressguard_milter.log import DecisionLog
 from egressguard_milter.marks import Marks
 from egressguard_milter.mistakes import read_policy
 from egressguard_milter.policy import Policy
 from egressguard_milter.reports import Reports
 from egressguard_milter.segments import Segments, SegmentsError
-from egressguard_milter.shutdown import Shutdown, block_signals
+from egressguard_milter.server import Server, signal_socket
 from egressguard_milter.signals import Signals
 from egressguard_milter.tallies import Tallies
 from egressguard_milter.watch import Watch
 
-# A thread that waits for the interpreter wakes up this often to ask for it. Every callback gives it up within
-# microseconds anyhow, and with a thousand connections Python's 5 ms are 200,000 wake-ups a second.
-SWITCH_INTERVAL_S = 0.1
+# Another thread that has the interpreter gives it back to the decisions after so long at the latest.
+SWITCH_INTERVAL_S = 0.001
 
 
 def run(path: Path) -> None:
-    """Serves the MTA until a stop signal; then the process ends.
+    """Serves the MTA until a stop signal.
 
     Raises ConfigError, ListenError, or SegmentsError when another process keeps its counts in our folder.
     """
     policy = read_policy(path)
-    block_signals()
+    stop_signals = signal_socket()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     endpoint = parse_endpoint(policy.socket)
-    claim(endpoint)
+    listener = listen(endpoint)
     tallies, memory = Tallies(), _memory(policy)
     marks = Marks(policy.state_folder, boot_id())
     signals = Signals(marks.found)
@@ -51,15 +51,15 @@ def run(path: Path) -> None:
                   lambda now_s: _upkeep(ledger, memory, limits, marks, signals, now_s))
     answers = Answers(limits, ledger, tallies, signals, lambda: read_policy(path), lambda: _fault(memory))
     control = _control(policy, answers) if memory else None
-    callbacks.listen(endpoint, limits, tallies)
+    log = DecisionLog()
+    server = Server([listener], lambda: Conversation(limits, tallies, log), stop_signals)
     watch.safe_step()  # the verdicts are in force before the first message
     watch.start()
-    shutdown = Shutdown(lambda: _last_steps(watch, endpoint, control))
-    shutdown.start()
     _say_started(policy, endpoint, memory)
     notify("READY=1")
-    callbacks.serve()
-    shutdown.finish("libmilter")
+    reason = server.serve()
+    _last_steps(watch, endpoint, control)
+    logger.info(line("stopped", reason=reason))
 
 
 def _memory(policy: Policy) -> Segments | None:
@@ -109,7 +109,7 @@ def _control(policy: Policy, answers: Answers) -> Control | None:
 def _last_steps(watch: Watch, endpoint: Endpoint, control: Control | None) -> None:
     notify("STOPPING=1")
     if endpoint.path is not None:
-        endpoint.path.unlink(missing_ok=True)  # libmilter leaves it behind
+        endpoint.path.unlink(missing_ok=True)
     if control is not None:
         control.close()
     watch.stop()

@@ -1,0 +1,155 @@
+"""The only file with the MTA's sockets: one thread and epoll, so that no lock stands in a decision's way.
+
+With a thread for each connection, as in libmilter, each step waits for the interpreter's lock: ten to a
+thousand connections were served at a third of the speed (docs/architecture.md).
+Nothing here may wait for anything but the MTAs.
+"""
+
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from egressguard_milter.conversation import Conversation
+from egressguard_milter.journal import Repetitions, line, logger
+from egressguard_milter.wire import WireError
+
+READ_BYTES = 4096  # what an MTA says at once; whoever says more waits for its turn again
+IDLE_S = 7210.0  # libmilter's limit: an MTA that is silent for two hours is gone
+TICK_S = 1.0
+MOST_ACCEPTED = 64  # connections taken at once, so that the others do not wait
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Server:
+    """Serves MTAs on `listeners` until a stop signal comes."""
+
+    def __init__(self, listeners: Sequence[socket.socket], converse: Callable[[], Conversation],
+                 signals: socket.socket) -> None:
+        """`signals` becomes readable when a signal has come: see `signal_socket`."""
+        self._converse, self._signals = converse, signals
+        self._poll = select.epoll()
+        self._ready: dict[int, Callable[[], None]] = {}
+        self._peers: dict[int, Peer] = {}
+        self._listeners = listeners
+        self._complaints = Repetitions()
+        self._paused: list[socket.socket] = []
+        self._tick_at_s = 0.0
+        self.stopped = ""
+        self._watch(signals, self._stop)
+        for listener in listeners:
+            self._watch(listener, lambda listener=listener: self._accept(listener))  # type: ignore[misc]
+
+    def serve(self) -> str:
+        """Answers MTAs; returns the name of the signal that ended it."""
+        poll, ready = self._poll.poll, self._ready
+        while not self.stopped:
+            for fd, _ in poll(TICK_S):
+                ready[fd]()
+            self._tick(time.monotonic())
+        self._close()
+        return self.stopped
+
+    def complain(self, reason: str) -> None:
+        """Says what an MTA did wrong, each kind once a minute."""
+        suppressed = self._complaints.suppressed(reason, time.monotonic())
+        if suppressed is not None:
+            logger.warning(line("mta_failed", reason=reason, suppressed=suppressed))
+
+    def forget(self, fd: int) -> None:
+        """A peer is gone."""
+        self._poll.unregister(fd)
+        del self._ready[fd], self._peers[fd]
+
+    def _watch(self, what: socket.socket, ready: Callable[[], None]) -> None:
+        what.setblocking(False)
+        self._ready[what.fileno()] = ready
+        self._poll.register(what, select.EPOLLIN)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(MOST_ACCEPTED):
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # most likely out of descriptors: asked again at the next tick only
+                self.complain(f"cannot take a connection: {error.strerror}")
+                self._poll.modify(listener, 0)
+                self._paused.append(listener)
+                return
+            peer = self._peers[connection.fileno()] = Peer(self, connection, self._converse())
+            self._watch(connection, peer.ready)
+
+    def _stop(self) -> None:
+        with suppress(BlockingIOError):
+            self.stopped = signal.Signals(self._signals.recv(1)[0]).name
+
+    def _close(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for peer in list(self._peers.values()):
+            peer.end()
+        self._poll.close()
+        self._signals.close()
+
+    def _tick(self, now_s: float) -> None:
+        if now_s < self._tick_at_s:
+            return
+        self._tick_at_s = now_s + TICK_S
+        while self._paused:
+            self._poll.modify(self._paused.pop(), select.EPOLLIN)
+        for peer in list(self._peers.values()):
+            if peer.heard_s < now_s - IDLE_S:
+                peer.end()
+
+
+class Peer:
+    """One connection from an MTA."""
+
+    def __init__(self, server: Server, connection: socket.socket, conversation: Conversation) -> None:
+        self._server, self._connection, self._conversation = server, connection, conversation
+        self._receive, self._send, self._hear = connection.recv, connection.send, conversation.hear
+        self._tcp = connection.family != socket.AF_UNIX
+        self.heard_s = time.monotonic()
+        if self._tcp:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def ready(self) -> None:
+        """Something was said, or the MTA is gone."""
+        try:
+            data = self._receive(READ_BYTES)
+            answers = self._hear(data)
+            if answers:
+                # An MTA waits for each answer, so the kernel has room for it.
+                if self._send(answers) != len(answers):
+                    raise WireError("answers that nobody reads")
+                self.heard_s = time.monotonic()
+            elif self._tcp:
+                # Postfix says nothing more before this is acknowledged (Nagle), and the kernel would wait for
+                # an answer to send the acknowledgement with: 40 ms for each message.
+                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            if not data or self._conversation.ended:
+                self.end()
+        except WireError as error:
+            self._server.complain(str(error))
+            self.end()
+        except OSError:
+            self.end()
+
+    def end(self) -> None:
+        """Hangs up, when what was reserved has been given back."""
+        self._conversation.close()
+        self._server.forget(self._connection.fileno())
+        self._connection.close()
+
+
+def signal_socket() -> socket.socket:
+    """Readable from now on when a stop signal came, which then does nothing else."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach())
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    return reader
