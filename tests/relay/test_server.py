@@ -29,7 +29,7 @@ class Running:
         self.limits: Limits = parts(Policy(limits=Base(messages=10**6))).limits
         unix = socket.socket(socket.AF_UNIX)
         unix.bind("")
-        unix.listen(64)
+        unix.listen(512)
         self.listeners = [socket.create_server(("127.0.0.1", 0)), unix]
         self.listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # soon full, if nobody reads
         self.names = [listener.getsockname() for listener in self.listeners]
