@@ -1,8 +1,7 @@
 """The exchange in one SQLite file, for routers and relays that share a file system.
 
 WAL, so that a reader never waits for a writer: the milter reads while the router publishes. One
-connection under one lock, since libmilter calls from changing threads and sqlite3 objects must not
-be used by two at once.
+connection under one lock, since sqlite3 objects must not be used by two threads at once.
 """
 
 import sqlite3

@@ -1,7 +1,7 @@
 """The control socket: one request a connection, from root or from the daemon's own user, and nobody else.
 
 One thread, with a time limit on each caller, so that no caller can hold up another for long, and none of
-them the callbacks.
+them the decisions.
 """
 
 import json

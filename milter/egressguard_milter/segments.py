@@ -110,7 +110,7 @@ class Segments:
     def maintain(self, horizon_s: float, now_s: float) -> None:
         """Prepares the next file, and removes those whose records have left every window.
 
-        Making a file takes milliseconds: call it often enough that the callbacks need not wait for one.
+        Making a file takes milliseconds: call it often enough that no decision waits for one.
         """
         self._prepare()
         for segment in [s for s in self._done if s.newest_s < now_s - horizon_s]:

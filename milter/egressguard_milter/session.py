@@ -41,7 +41,7 @@ class Transaction:
 
 
 class Session:
-    """One milter connection; its callbacks come one after another, though from changing threads."""
+    """One client at a time: what it may do next."""
 
     def __init__(self, limits: Limits, tallies: Tallies) -> None:
         self._limits, self._tallies = limits, tallies

@@ -1,6 +1,6 @@
 """The verdicts in force here: leases, so stale, absent or damaged bulletins mean base limits.
 
-`state` is read by the callbacks while one background thread swaps the snapshot; the snapshot is
+`state` is read by the decisions while one background thread swaps the snapshot; the snapshot is
 immutable and carries its own end, so that even if that thread hangs, no verdict outlives its lease.
 """
 

@@ -1,6 +1,6 @@
-"""The background thread: verdicts in, reports out. Nothing it meets may stop it, or the callbacks.
+"""The background thread: verdicts in, reports out. Nothing it meets may stop it, or the decisions.
 
-The callbacks share one interpreter lock with it, so each step is short.
+The decisions share one interpreter lock with it, so each step is short.
 """
 
 import threading

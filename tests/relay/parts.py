@@ -1,4 +1,4 @@
-"""The milter's inner parts put together without libmilter, clock or exchange."""
+"""The milter's inner parts put together without sockets, clock or exchange."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whatever stands in a reply or a log line, it is one line, bounded, and libmilter accepts it."""
+"""Whatever stands in a reply or a log line, it is one line, bounded, and an MTA can pass it on."""
 
 import logging
 import re
