@@ -75,29 +75,33 @@ class Line(Connection):
                          encoding_errors="replace", protocol=2, driver_info=None)
 
     def exchange(self, *commands: tuple[str, ...]) -> list[Any]:
-        """The replies to `commands`, sent together. Raises RedisError or OSError, and then is closed."""
+        """The replies to `commands`, sent together. Raises RedisError or OSError; the first of them, if the
+        server refuses several.
+        """
+        replies = self.replies(*commands)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise reply
+        return replies
+
+    def replies(self, *commands: tuple[str, ...]) -> list[Any]:
+        """The same, with refusals among the replies. What it raises has closed the connection."""
         try:
             if self._timed is None:
                 self.connect_check_health(check_health=False, retry_socket_connect=False)
             assert self._timed is not None
             self._timed.begin()
             self.send_packed_command(self.pack_commands(commands), check_health=False)
-            return self._replies(len(commands))
+            return [self._reply() for _ in commands]
         except Exception:
             self.close()
             raise
 
-    def _replies(self, count: int) -> list[Any]:
-        """All replies, so that the next call does not read one of this; then the first error, if any."""
-        replies, failure = [], None
-        for _ in range(count):
-            try:
-                replies.append(self.read_response())
-            except ResponseError as error:
-                failure = failure or error
-        if failure is not None:
-            raise failure
-        return replies
+    def _reply(self) -> Any:
+        try:
+            return self.read_response(disconnect_on_error=False)
+        except ResponseError as error:
+            return error
 
     def close(self) -> None:
         """Ends the connection; it may be ended already."""

@@ -55,7 +55,7 @@ class ValkeyStore:
     def read(self, kind: str) -> Mapping[str, str]:
         """Every text of a kind, by name."""
         with self._translated():
-            [tokens] = map(_hash, self._line.exchange(("HGETALL", key(kind))))
+            tokens = self._versions(kind)[kind]
             have = self._have[kind]
             wanted = sorted(name for name, token in tokens.items() if have.get(name, ("", ""))[0] != token)
             for name in have.keys() - tokens.keys():
@@ -76,14 +76,22 @@ class ValkeyStore:
     def changed(self) -> bool:
         """Whether any token is another one than at the last call."""
         with self._translated():
-            replies = self._line.exchange(*(("HGETALL", key(kind)) for kind in KINDS))
-            self._tokens = {kind: _hash(reply) for kind, reply in zip(KINDS, replies, strict=True)}
+            self._tokens = self._versions(*KINDS)
         before, self._polled = self._polled, {kind: dict(found) for kind, found in self._tokens.items()}
         return before != self._polled
 
     def close(self) -> None:
         """Ends the connection."""
         self._line.close()
+
+    def _versions(self, *kinds: str) -> dict[str, dict[str, str]]:
+        """The tokens of these kinds. What is no hash holds none: whoever writes next puts that right."""
+        replies = self._line.replies(*(("HGETALL", key(kind)) for kind in kinds))
+        for reply in replies:
+            if isinstance(reply, ResponseError) and not str(reply).startswith("WRONGTYPE"):
+                raise reply
+        return {kind: {} if isinstance(reply, ResponseError) else _hash(reply)
+                for kind, reply in zip(kinds, replies, strict=True)}
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
