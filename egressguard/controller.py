@@ -14,9 +14,9 @@ from time import perf_counter
 
 from egressguard.boot import boot_id, next_epoch
 from egressguard.config import Site
-from egressguard.core import attempts, detection
-from egressguard.core.attempts import Baseline, Sample, Totals
-from egressguard.core.documents import Bulletin, Origin, Report
+from egressguard.core import attempts, detection, shared
+from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
+from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
 from egressguard.core.errors import EgressguardError, ExchangeError
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
 KEEP_MARKS_EVERY_S = 5.0
+TRIED_EVERY_S = 1.0  # between two bulletins that only tell other routers of further attempts
 RETRY_S = 1.0  # between two tries to reach the exchange
 SHOWN = 5
 FIXED = ("router", "exchange", "exchange_key", "database", "runtime_directory")
@@ -51,7 +52,11 @@ class Controller:
         self._origin = Origin(self._settings.router, 0, 0)
         self._published: tuple[dict[Host, State], float] | None = None
         self._reports: Inbox[Report] = Inbox()
-        self._kept_marks: tuple[Mapping[str, Mark], float] = {}, float("-inf")
+        self._bulletins: Inbox[Bulletin] = Inbox()
+        self._tried: dict[Host, Tried] = {}
+        self._told_of = self._tried
+        self._heard, self._told = shared.Heard(), dict[Host, Attempts]()
+        self._kept_marks: tuple[dict[str, Mapping[str, Mark]], float] = {}, float("-inf")
         self._retry_at_s = float("-inf")
         self._away = ""
         self._incarnation = ""
@@ -78,8 +83,9 @@ class Controller:
         self._verdicts = self._database.verdicts(now_s)
         self._origin = Origin(self._settings.router, next_epoch(int(self._database.meta("epoch") or 0)), 0)
         self._database.set_meta("epoch", str(self._origin.epoch))
-        marks = marks_from_json(json.loads(self._database.meta("marks") or "null"), boot_id())
-        self._reports, self._kept_marks = Inbox(marks=marks), (marks, now_s)
+        self._reports, self._bulletins = (Inbox(marks=marks_from_json(json.loads(
+            self._database.meta(f"{kind}_marks") or "null"), boot_id())) for kind in (REPORT, BULLETIN))
+        self._kept_marks = self._marks, now_s
 
     def reconfigure(self, site: Site, now_s: float) -> None:
         """Goes on with another configuration; what differs is applied as one transaction.
@@ -156,7 +162,10 @@ class Controller:
 
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> list[Transition]:
         found = attempts.between(self._baseline, sample) if sample else {}
-        evidence = attempts.joined(found, self._settings.machine_of())
+        own = attempts.joined(found, self._settings.machine_of())
+        if own:
+            self._tried = shared.tried(self._tried, own)
+        evidence, self._told = shared.added(own, self._told), {}
         before, judged = self._verdicts, detection.judge(
             self._verdicts, evidence, self._settings.detection, now_s)
         moved = {host: v for host, v in judged.items() if host in evidence
@@ -224,26 +233,41 @@ class Controller:
                                           for (kind, name), why in left_out))
 
     def _receive(self, exchange: Exchange, now_s: float) -> None:
-        replayed = self._reports.replayed
+        replayed = self._replayed()
         self._reports = self._reports.receive(exchange.reports(), now_s)
-        if self._reports.replayed > replayed:
-            log.warning("replayed reports=%d effect=%r", self._reports.replayed - replayed, "none")
+        self._bulletins = self._bulletins.receive(exchange.bulletins(), now_s)
+        if self._replayed() > replayed:
+            log.warning("replayed documents=%d effect=%r", self._replayed() - replayed, "none")
+        self._heard, told = self._heard.hear(
+            (lease.document for lease in self._bulletins.leases.values()), self._settings.router)
+        self._told = shared.added(self._told, attempts.joined(told, self._settings.machine_of()))
+
+    def _replayed(self) -> int:
+        return self._reports.replayed + self._bulletins.replayed
 
     def _keep_marks(self, now_s: float) -> None:
-        """Writes down now and then which reports were seen, so that after a restart none is new again."""
+        """Writes down now and then which documents were seen, so that after a restart none is new again."""
         kept, at_s = self._kept_marks
-        if self._reports.marks != kept and now_s - at_s >= KEEP_MARKS_EVERY_S:
-            self._kept_marks = self._reports.marks, now_s
-            self._database.set_meta("marks", json.dumps(marks_to_json(self._reports.marks, boot_id())))
+        if self._marks == kept or now_s - at_s < KEEP_MARKS_EVERY_S:
+            return
+        self._kept_marks = self._marks, now_s
+        for kind, marks in self._marks.items():
+            self._database.set_meta(f"{kind}_marks", json.dumps(marks_to_json(marks, boot_id())))
+
+    @property
+    def _marks(self) -> dict[str, Mapping[str, Mark]]:
+        return {REPORT: self._reports.marks, BULLETIN: self._bulletins.marks}
 
     def _due(self, states: dict[Host, State], now_s: float) -> bool:
+        """At once for the relays, within a second for the other routers, and before it grows old."""
         published, at_s = self._published or ({}, float("-inf"))
-        return states != published or now_s - at_s >= self._settings.signal_lifetime_s / 3
+        more = self._tried is not self._told_of and now_s - at_s >= TRIED_EVERY_S
+        return states != published or more or now_s - at_s >= self._settings.signal_lifetime_s / 3
 
     def _publish(self, exchange: Exchange, states: dict[Host, State], now_s: float) -> None:
         self._origin = Origin(self._origin.name, self._origin.epoch, self._origin.sequence + 1)
-        exchange.publish(Bulletin(self._origin, self._settings.signal_lifetime_s, states))
-        self._published = states, now_s
+        exchange.publish(Bulletin(self._origin, self._settings.signal_lifetime_s, states, tried=self._tried))
+        self._published, self._told_of = (states, now_s), self._tried
 
     def _drop_exchange(self) -> None:
         if self._exchange is not None:

@@ -78,7 +78,7 @@ class Server(Closing):
             self._process.kill()
             self._process.wait()
 
-    def command(self, *words: str | int) -> Any:
+    def command(self, *words: str | bytes | int) -> Any:
         """What the server answers to a command of an administrator."""
         def run() -> Any:
             client = Redis(host=self.address, port=self.port, socket_timeout=10, retry=Retry(NoBackoff(), 0))

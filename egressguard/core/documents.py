@@ -19,6 +19,7 @@ BULLETIN, REPORT = KINDS = ("bulletin", "report")
 MAX_ENTRIES = 100_000
 MAX_NAME_LENGTH = 255
 MAX_LIFETIME_S = 86400.0
+MOST_LATEST = 8  # destinations that a router names of a host
 MAX_LIMITS = 32  # of a relay, that a report may count deferrals by
 
 
@@ -37,12 +38,28 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Tried:
+    """What a router has counted of a host since its epoch began: attempts, how many of them went to a
+    destination that was new to the host, and the `latest` of those destinations, the newest last.
+    """
+
+    attempts: int
+    new: int = 0
+    latest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Bulletin:
-    """A router's verdicts on all hosts that are not clean; valid for `lifetime_s` after receipt."""
+    """A router's verdicts on all hosts that are not clean; valid for `lifetime_s` after receipt.
+
+    `causes` says what a host's attempts look like, where that is known; `tried` is for the other routers.
+    """
 
     origin: Origin
     lifetime_s: float
     verdicts: Mapping[Host, State]
+    causes: Mapping[Host, str] = field(default_factory=dict)
+    tried: Mapping[Host, Tried] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +106,16 @@ class Document(Protocol):
 
 def encode_bulletin(bulletin: Bulletin) -> str:
     """`bulletin` as one line of JSON, equal bulletins as equal text."""
-    return _encode(bulletin, {host: str(state) for host, state in bulletin.verdicts.items()})
+    more = {"causes": {host: str(cause) for host, cause in bulletin.causes.items()},
+            "tried": {host: [t.attempts, t.new, list(t.latest)] for host, t in bulletin.tried.items()}}
+    return _encode(bulletin, {host: str(state) for host, state in bulletin.verdicts.items()},
+                   {name: value for name, value in more.items() if value})
 
 
 def decode_bulletin(text: str) -> Bulletin:
     """The bulletin in `text`. Raises ValueError for anything that is not exactly one."""
-    origin, lifetime_s, entries = _decode(text, State)
-    return Bulletin(origin, lifetime_s, entries)
+    origin, lifetime_s, entries, more = _decode(text, State, {"causes": _name, "tried": _tried})
+    return Bulletin(origin, lifetime_s, entries, **more)
 
 
 def encode_report(report: Report) -> str:
@@ -107,7 +127,7 @@ def encode_report(report: Report) -> str:
 
 def decode_report(text: str) -> Report:
     """The report in `text`. Raises ValueError for anything that is not exactly one."""
-    origin, lifetime_s, entries = _decode(text, _client)
+    origin, lifetime_s, entries, _ = _decode(text, _client, {})
     return Report(origin, lifetime_s, entries)
 
 
@@ -123,17 +143,26 @@ def _client(value: Any) -> Client:
     return Client(Tier(tier), limit, accepted, deferred, by_limit, *volumes)
 
 
-def _encode(document: Document, entries: Mapping[Host, Any]) -> str:
+def _tried(value: Any) -> Tried:
+    attempts, new, latest = value
+    if not all(type(n) is int and 0 <= n < 2**63 for n in (attempts, new)) or len(latest) > MOST_LATEST:
+        raise ValueError("no such count")
+    return Tried(attempts, new, tuple(map(_name, latest)))
+
+
+def _encode(document: Document, entries: Mapping[Host, Any], more: Mapping[str, Any] | None = None) -> str:
     o = document.origin
     body = {"name": o.name, "epoch": o.epoch, "sequence": o.sequence,
-            "lifetime_s": document.lifetime_s, "entries": entries}
+            "lifetime_s": document.lifetime_s, "entries": entries, **(more or {})}
     return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
 
 V = TypeVar("V")
 
 
-def _decode(text: str, value: Callable[[Any], V]) -> tuple[Origin, float, dict[Host, V]]:
+def _decode(text: str, value: Callable[[Any], V], optional: Mapping[str, Callable[[Any], Any]]
+            ) -> tuple[Origin, float, dict[Host, V], dict[str, dict[Host, Any]]]:
+    """The document in `text`, and its `optional` parts: by name, how their values are read."""
     try:
         body = json.loads(text)
         origin = Origin(_name(body["name"]), body["epoch"], body["sequence"])
@@ -143,11 +172,18 @@ def _decode(text: str, value: Callable[[Any], V]) -> tuple[Origin, float, dict[H
         if type(lifetime_s) not in (int, float) or not 0 < lifetime_s <= MAX_LIFETIME_S \
                 or not math.isfinite(lifetime_s):
             raise ValueError(f"lifetime_s must be above 0 and at most {MAX_LIFETIME_S}")
-        if len(entries) > MAX_ENTRIES or set(body) != {"name", "epoch", "sequence", "lifetime_s", "entries"}:
-            raise ValueError("too many entries, or unknown keys")
-        return origin, float(lifetime_s), {Host(_name(k)): value(v) for k, v in entries.items()}
+        if set(body) - set(optional) != {"name", "epoch", "sequence", "lifetime_s", "entries"}:
+            raise ValueError("unknown keys")
+        more = {name: _by_host(body.get(name, {}), read) for name, read in optional.items()}
+        return origin, float(lifetime_s), _by_host(entries, value), more
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no such document: {error!r}") from error
+
+
+def _by_host(entries: Any, value: Callable[[Any], V]) -> dict[Host, V]:
+    if len(entries) > MAX_ENTRIES:
+        raise ValueError("too many entries")
+    return {Host(_name(k)): value(v) for k, v in entries.items()}
 
 
 def _name(value: object) -> str:

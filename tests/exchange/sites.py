@@ -74,11 +74,10 @@ class Everybody:
 
     def step(self) -> None:
         self.now_s += STEP_S
-        for one in (*self.routers, *self.relays):
-            if isinstance(one, Router):
-                one.step(self.now_s)
-            else:
-                one.watch.step(self.now_s)
+        for router in self.routers:
+            router.step(self.now_s)
+        for relay in self.relays:
+            relay.watch.step(self.now_s)
         assert {relay.limit(self.now_s) for relay in self.relays} <= {BASE, TIGHT}
         assert all(router.kernel.table is not None for router in self.routers), "enforcement stands"
 

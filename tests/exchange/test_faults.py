@@ -138,8 +138,10 @@ def test_an_attacker_at_the_server_can_only_bring_the_base_limits_back(
     """Who writes there without the site key: forged, replayed, swapped and truncated documents change nothing."""
     old = {key: server.command("GET", key) for key in server.command("KEYS", "egressguard:bulletin:*")}
     everybody.run(LIFETIME_S)
-    for number, harm in enumerate([lambda t: b"{}", lambda t: t[:-5], lambda t: t.replace(b"compromised", b"clean"),
-                                   lambda t: t.partition(b"{")[1] + t.partition(b"{")[2], lambda t: t]):
+    harms: list[Callable[[bytes], bytes]] = [
+        lambda t: b"{}", lambda t: t[:-5], lambda t: t.replace(b"compromised", b"clean"),
+        lambda t: b"{" + t.partition(b"{")[2], lambda t: t]
+    for number, harm in enumerate(harms):
         for key, text in old.items():
             server.command("SET", key, harm(text))
             server.command("HSET", "egressguard:bulletin", key.rpartition(b":")[2], f"forged{number}")
