@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
+from egressguard.beside import Beside
 from egressguard.boot import boot_id, next_epoch
 from egressguard.config import Site
 from egressguard.core import attempts, detection, shared
@@ -62,6 +63,7 @@ class Controller:
         self._incarnation = ""
         self._kept_s = float("-inf")
         self._totals: Totals | None = None
+        self._beside = Beside(database)
         self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
         self._unsaved: dict[Host, Verdict] = {}
@@ -114,6 +116,7 @@ class Controller:
             self._enforce(now_s, culprits)
         if self._enforcement.last_good is not None and self._enforcement.last_good.fault:
             faults["last_good"] = self._enforcement.last_good.fault
+        faults |= self._enforcement.faults
         sample = None
         with self._noting(faults, "kernel"):
             sample = self._sample(now_s)
@@ -162,7 +165,10 @@ class Controller:
 
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> list[Transition]:
         found = attempts.between(self._baseline, sample) if sample else {}
-        own = attempts.joined(found, self._settings.machine_of())
+        beside: list[Mapping[Host, Attempts]] = []
+        with self._noting(faults, "kernel"):
+            beside = self._beside.attempts(self._enforcement, now_s)
+        own = attempts.joined([found, *beside], self._settings.machine_of())
         if own:
             self._tried = shared.tried(self._tried, own)
         evidence, self._told = shared.added(own, self._told), {}
@@ -177,7 +183,7 @@ class Controller:
         self._unsaved |= moved
         self._unsaved_steps = (self._unsaved_steps + steps)[-UNSAVED_STEPS:]
         with self._noting(faults, "database"):
-            self._save(bool(sample))
+            self._save(bool(sample) or any(beside))
             self._keep(now_s)
         return steps
 
@@ -186,8 +192,9 @@ class Controller:
         if not (sampled or self._unsaved or self._unsaved_steps):
             return
         self._database.record(self._incarnation, changed(self._saved, self._baseline),
-                              self._unsaved.values(), self._unsaved_steps)
+                              self._unsaved.values(), self._unsaved_steps, self._beside.unsaved())
         self._saved = self._baseline
+        self._beside.saved()
         self._unsaved, self._unsaved_steps = {}, []
 
     def _keep(self, now_s: float) -> None:
@@ -197,7 +204,7 @@ class Controller:
         if now_s - self._kept_s < KEEP_EVERY_S:
             return
         self._kept_s = now_s
-        counted = self._baseline.inventory.keys() | self._baseline.strangers.keys()
+        counted = self._baseline.inventory.keys() | self._baseline.strangers.keys() | self._beside.hosts()
         machines = {self._settings.machine_of().get(host, host) for host in counted}
         gone = [host for host, verdict in self._verdicts.items()
                 if verdict.state is State.CLEAN and host not in machines]

@@ -17,6 +17,7 @@ from egressguard.canary_watch import CanaryWatch
 from egressguard.config import Site, read_site
 from egressguard.controller import Controller
 from egressguard.core.errors import EgressguardError
+from egressguard.core.wanted import kept
 from egressguard.database import open_database
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import open_exchange
@@ -39,7 +40,8 @@ def run(config: Path) -> None:
     wake = Wake()
     heartbeat = Heartbeat(Path(settings.runtime_directory))
     database, fault = open_database(Path(settings.database), boot_id())
-    enforcement = Enforcement(site, kernel, database, boot_id(), LastGood(Path(settings.database).parent))
+    last_good = LastGood(Path(settings.database).parent, kept(settings))
+    enforcement = Enforcement(site, kernel, database, boot_id(), last_good)
     controller = Controller(enforcement, kernel, database,
                             lambda: open_exchange(settings.exchange, settings.exchange_key), fault)
     controller.start(now_s())

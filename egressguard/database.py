@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from egressguard.core.attempts import Baseline, Seen
 from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
+from egressguard.core.ruleset import FAMILY
 from egressguard.core.verdict import State, Transition, Verdict
 from egressguard.ownership import make_beside
 
@@ -42,6 +44,11 @@ CREATE TABLE exposure (history INTEGER PRIMARY KEY, detail TEXT);
 CREATE TABLE alert (key TEXT PRIMARY KEY, boot TEXT, at_s REAL, suppressed INTEGER) WITHOUT ROWID;
 CREATE TABLE outbox (number INTEGER PRIMARY KEY, channel TEXT, body TEXT, tries INTEGER DEFAULT 0,
                      error TEXT DEFAULT '', wall TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')));
+""", """
+CREATE TABLE beside_counter (family TEXT, host TEXT, kind TEXT, count INTEGER, at_s REAL,
+                             PRIMARY KEY (family, host, kind)) WITHOUT ROWID;
+CREATE TABLE beside_destination (family TEXT, host TEXT, address TEXT, count INTEGER, at_s REAL,
+                                 PRIMARY KEY (family, host, address)) WITHOUT ROWID;
 """)
 SCHEMA = len(MIGRATIONS)
 
@@ -111,13 +118,19 @@ class Database:
         """Closes the file."""
         self._db.close()
 
-    def baseline(self, incarnation: str) -> Baseline:
+    def baseline(self, incarnation: str, family: str = FAMILY) -> Baseline:
         """The last counters seen of the kernel table `incarnation`; empty if another one was stored."""
-        if self.meta("incarnation") != incarnation:
+        if self.meta(_incarnation_key(family)) != incarnation:
             return Baseline()
         with self._translated():
-            counters = self._db.execute("SELECT host, kind, count, at_s FROM counter").fetchall()
-            pairs = self._db.execute("SELECT host, address, count, at_s FROM destination").fetchall()
+            if family == FAMILY:
+                counters = self._db.execute("SELECT host, kind, count, at_s FROM counter").fetchall()
+                pairs = self._db.execute("SELECT host, address, count, at_s FROM destination").fetchall()
+            else:
+                counters = self._db.execute("SELECT host, kind, count, at_s FROM beside_counter"
+                                            " WHERE family = ?", (family,)).fetchall()
+                pairs = self._db.execute("SELECT host, address, count, at_s FROM beside_destination"
+                                         " WHERE family = ?", (family,)).fetchall()
         kinds: dict[str, dict[Host, Seen]] = {"inventory": {}, "stranger": {}}
         for host, kind, count, at_s in counters:
             kinds[kind][Host(host)] = Seen(count, at_s)
@@ -138,14 +151,20 @@ class Database:
         return verdicts
 
     def record(self, incarnation: str, moved: Baseline, verdicts: Iterable[Verdict],
-               steps: Iterable[Transition]) -> None:
-        """One round: the counters that moved, the verdicts that they changed, and how these changed."""
+               steps: Iterable[Transition],
+               beside: Mapping[str, tuple[str, Baseline]] = MappingProxyType({})) -> None:
+        """One round: the counters that moved, the verdicts that they changed, and how these changed.
+
+        `beside` holds incarnation and counters of the other tables, by family.
+        """
         with self._transaction() as db:
             if self.meta("incarnation") != incarnation:
                 db.execute("DELETE FROM counter")
                 db.execute("DELETE FROM destination")
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('incarnation', ?)", (incarnation,))
             self._put_counters(db, moved)
+            for family, (life, counters) in beside.items():
+                self._put_beside(db, family, life, counters)
             db.executemany("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
                 (v.host, v.state, v.score, v.since_s, v.at_s, v.attempts, v.why, v.against, self._boot)
                 for v in verdicts))
@@ -162,6 +181,17 @@ class Database:
         db.executemany("INSERT OR REPLACE INTO destination VALUES (?, ?, ?, ?)",
                        ((*pair, seen.count, seen.at_s) for pair, seen in moved.destinations.items()))
 
+    def _put_beside(self, db: sqlite3.Connection, family: str, incarnation: str, moved: Baseline) -> None:
+        if self.meta(_incarnation_key(family)) != incarnation:
+            db.execute("DELETE FROM beside_counter WHERE family = ?", (family,))
+            db.execute("DELETE FROM beside_destination WHERE family = ?", (family,))
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_incarnation_key(family), incarnation))
+        for kind, counters in (("inventory", moved.inventory), ("stranger", moved.strangers)):
+            db.executemany("INSERT OR REPLACE INTO beside_counter VALUES (?, ?, ?, ?, ?)",
+                           ((family, host, kind, seen.count, seen.at_s) for host, seen in counters.items()))
+        db.executemany("INSERT OR REPLACE INTO beside_destination VALUES (?, ?, ?, ?, ?)",
+                       ((family, *pair, seen.count, seen.at_s) for pair, seen in moved.destinations.items()))
+
     def forget(self, hosts: Iterable[Host], before_s: float) -> None:
         """Drops the verdicts and counters of `hosts`, and destinations that did not move since `before_s`.
 
@@ -171,7 +201,9 @@ class Database:
         with self._transaction() as db:
             db.executemany("DELETE FROM verdict WHERE host = ?", gone)
             db.executemany("DELETE FROM counter WHERE host = ?", gone)
+            db.executemany("DELETE FROM beside_counter WHERE host = ?", gone)
             db.execute("DELETE FROM destination WHERE at_s < ?", (before_s,))
+            db.execute("DELETE FROM beside_destination WHERE at_s < ?", (before_s,))
 
     def event(self, now_s: float, kind: str, why: str) -> None:
         """Adds a line to history that is about no host: a start, a repair, a reload."""
@@ -270,6 +302,10 @@ def open_database(path: Path, boot: str) -> tuple[Database, str]:
         return Database(path, boot), ""
     except DatabaseError as error:
         return Database(None, boot), f"{error}; history is kept in memory until egressguard is restarted"
+
+
+def _incarnation_key(family: str) -> str:
+    return "incarnation" if family == FAMILY else f"incarnation {family}"
 
 
 def changed(saved: Baseline, now: Baseline) -> Baseline:

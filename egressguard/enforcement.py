@@ -4,7 +4,7 @@ Every comparison is level-triggered: it looks at what is there, not at what was 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from egressguard.config import Site
 from egressguard.core import plan, wanted
@@ -28,10 +28,11 @@ ELEMENTS = "set elements differed"
 
 
 class Enforcement:
-    """A site's rules and elements in one table of a kernel. Methods raise KernelError, and DatabaseError for
-    orders.
+    """A site's rules and elements in one table of a kernel; that of the router's table sees to the tables
+    beside it as well. Methods raise KernelError, and DatabaseError for orders.
 
-    `incarnation` names the life of the table that was loaded last; `last_good` is what a boot begins with.
+    `incarnation` names the life of the table that was loaded last; `last_good` is what a boot begins with;
+    `faults` says by family why a table beside this one does not stand as it should: the others still do.
     """
 
     def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str,
@@ -40,7 +41,9 @@ class Enforcement:
         self.table = table
         self.incarnation = ""
         self.last_good = last_good
-        self._kernel, self._database, self._boot = kernel, database, boot
+        self.kernel, self._database, self._boot = kernel, database, boot
+        self.faults: dict[str, str] = {}
+        self._beside: dict[str, Enforcement] = {}
         self._expected: Ruleset | None = None
         self._generation = -1
         self._orders: list[int] = []
@@ -51,7 +54,7 @@ class Enforcement:
         """What differs from what should be there, now; the whole of it when the table is missing."""
         if self._table() is None:
             return self._all_changes(now_s)
-        have, leases = self._kernel.sets(), self._kernel.leases()
+        have, leases = self.kernel.sets(), self.kernel.leases()
         standing = self._standing(now_s)
         here = self._here()
         ordered = leases if standing is None else wanted.leases(self.table, standing, here)
@@ -67,18 +70,18 @@ class Enforcement:
 
     def _here(self) -> Here:
         """The site, and what exists now of what it names by pattern."""
-        ports = self._kernel.ports() if self.table is BRIDGE else {}
+        ports = self.kernel.ports() if self.table is BRIDGE else {}
         return Here(self.site.settings, self.site.uids, ports)
 
-    def _off(self, rules: RulesFile) -> bool:
-        """Whether there is nothing to stand on: none of the last line's interfaces exists."""
-        return self.table is LAST_LINE and not rules.interfaces
+    def stands(self) -> bool:
+        """Whether there is something to stand on: one of the last line's interfaces must exist."""
+        return self.table is not LAST_LINE or bool(self.rules().interfaces)
 
     def rules(self) -> RulesFile:
         """The table's file as it is to be loaded now."""
         settings, path = self.site.settings, self.site.rules.with_name(self.table.file)
         named = settings.last_line.interfaces if self.table is LAST_LINE else ()
-        existing = self._kernel.interfaces() if named else frozenset()
+        existing = self.kernel.interfaces() if named else frozenset()
         return RulesFile(path, self.table, settings.permitted_mark, tuple(n for n in named if n in existing))
 
     def _standing(self, now_s: float) -> list[Order] | None:
@@ -89,14 +92,39 @@ class Enforcement:
             log.error("orders are not known, leases stay as they are: %s", error)
             return None
 
+    def beside(self) -> list["Enforcement"]:
+        """Those of the tables beside the router's that the configuration asks for."""
+        asked = wanted.tables(self.site.settings)[1:] if self.table is ROUTER else ()
+        for table in asked:
+            if table.family not in self._beside:
+                self._beside[table.family] = Enforcement(
+                    self.site, self.kernel.beside(table), self._database, self._boot,
+                    self.last_good if table is BRIDGE else None, table)
+            self._beside[table.family].site = self.site
+        return [self._beside[table.family] for table in asked]
+
+    def _each_beside(self, do: Callable[["Enforcement"], str | None]) -> list[str]:
+        """What was wrong with which table beside this one; what failed stands in `faults`."""
+        self.faults, found = {}, []
+        for other in self.beside():
+            try:
+                wrong = do(other)
+            except KernelError as error:
+                self.faults[f"{other.table.family} rules"] = str(error)
+                continue
+            if wrong is not None:
+                found.append(f"{other.table.family}: {wrong}")
+        return found
+
     def loaded(self) -> bool:
         """Whether the table is in the kernel."""
         return self._table() is not None
 
     def apply(self, now_s: float) -> None:
         """Applies what differs, in one transaction; the rules must be loaded."""
-        self._kernel.apply(self.changes(now_s))
+        self.kernel.apply(self.changes(now_s))
         self._keep(now_s)
+        self._each_beside(lambda other: other.apply(now_s) if other.loaded() else None)
 
     def load(self, now_s: float, why: str) -> None:
         """Loads the rules, again if they are loaded, and all that differs, in one transaction.
@@ -105,18 +133,22 @@ class Enforcement:
         lost, which is better than an open port. Afterwards the kernel holds what the rules file says, or
         this raises KernelError.
         """
+        self._load(now_s, why)
+        self._each_beside(lambda other: other.load(now_s, why))
+
+    def _load(self, now_s: float, why: str) -> None:
         before = self._table()
-        rules = self.rules()
-        if self._off(rules):
+        if not self.stands():
             return
-        expected = self._kernel.expected(rules)
+        rules = self.rules()
+        expected = self.kernel.expected(rules)
         try:
-            self._kernel.load(rules, before, self.changes(now_s))
+            self.kernel.load(rules, before, self.changes(now_s))
         except KernelError as error:
             if before is None:
                 raise
             log.error("the table is damaged and is replaced, its counts are lost: %s", error)
-            self._kernel.rebuild(rules, self._all_changes(now_s))
+            self.kernel.rebuild(rules, self._all_changes(now_s))
             why = f"{why}; the table was damaged and was replaced, its counts are lost"
         self._verify(expected)
         self._keep(now_s)
@@ -144,11 +176,17 @@ class Enforcement:
         self.incarnation = incarnation(self._boot, found)
 
     def ensure(self, now_s: float) -> str | None:
+        """The same for this table and those beside it; tells what was wrong, if anything."""
+        wrong = self._ensure(now_s)
+        beside = self._each_beside(lambda other: other.ensure(now_s))
+        return "; ".join([*([wrong] if wrong else []), *beside]) or None
+
+    def _ensure(self, now_s: float) -> str | None:
         """Compares, if there is reason to, and puts right what is wrong; tells what was wrong, if anything.
 
         An order that began or ended is a reason, and nothing wrong; so is an interface that came or went.
         """
-        generation = self._kernel.generation()
+        generation = self.kernel.generation()
         standing = self._standing(now_s)
         numbers = self._orders if standing is None else [order.number for order in standing]
         ordered = numbers != self._orders
@@ -164,21 +202,24 @@ class Enforcement:
 
     def _put_right(self, now_s: float) -> str | None:
         ruleset, rules = self._table(), self.rules()
-        if self._off(rules):
+        if not self.stands():
+            return None
+        if self._expected is None and self.table is not ROUTER:
+            self._load(now_s, f"{rules} has been asked for")
             return None
         if ruleset is None or ruleset.dormant or ruleset.fingerprint != self._fingerprint():
             wrong = "gone" if ruleset is None else "dormant" if ruleset.dormant else "edited"
-            self.load(now_s, f"repair: the table was {wrong}")
+            self._load(now_s, f"repair: the table was {wrong}")
             return f"the table was {wrong}"
         missing = set(rules.interfaces) - ruleset.devices
         if missing:
-            self.load(now_s, f"interface {', '.join(sorted(missing))} has appeared")
+            self._load(now_s, f"interface {', '.join(sorted(missing))} has appeared")
             return None
         changes = self.changes(now_s)
         if not changes:
             return None
         log.warning("set elements differed:\n%s", plan.transaction(changes, self.table))
-        self._kernel.apply(changes)
+        self.kernel.apply(changes)
         self._keep(now_s)
         return ELEMENTS
 
@@ -186,7 +227,7 @@ class Enforcement:
         return self._expected.fingerprint if self._expected is not None else ""
 
     def _table(self) -> Ruleset | None:
-        found = self._kernel.ruleset()
+        found = self.kernel.ruleset()
         if found is not None and self.table.version_chain not in found.chains:
             raise KernelError(f"table {self.table.family} {TABLE} in the kernel belongs to another version "
                               f"of egressguard (it lacks chain {self.table.version_chain}); nothing was "

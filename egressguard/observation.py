@@ -4,21 +4,24 @@ The kernel is asked, not the daemon: what is enforced, who may send and what was
 whether the daemon runs, or on what it believes.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 from egressguard import heartbeat
 from egressguard.boot import boot_id, now_s
 from egressguard.config import Site
-from egressguard.core import plan, policy
+from egressguard.core import plan
 from egressguard.core.attempts import Sample
 from egressguard.core.documents import Bulletin, Report
 from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
 from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
-from egressguard.core.ruleset import CONFIGURED, VERSION_CHAIN
 from egressguard.core.settings import Settings
+from egressguard.core.tables import BRIDGE, ROUTER
+from egressguard.core.tables import Table as Kind
 from egressguard.core.verdict import Verdict
+from egressguard.core.wanted import Here, elements, tables
 from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Pulse
@@ -36,7 +39,8 @@ def observe(site: Site) -> Observation:
         verdicts = _verdicts(settings, faults)
         reports = _exchange(settings, pulse, verdicts, faults)
         return Observation(
-            now_s=now_s(), settings=settings, table=_table(kernel, site, faults),
+            now_s=now_s(), settings=settings, table=_table(kernel, site, ROUTER, faults),
+            beside={table.family: _beside(kernel, site, table, faults) for table in tables(settings)[1:]},
             interfaces=kernel.interfaces(), daemon_runs=runs,
             round_at_s=pulse.at_s if pulse is not None else None,
             verdicts=verdicts, reports=reports, faults=faults,
@@ -60,25 +64,30 @@ def _verdicts(settings: Settings, faults: dict[str, str]) -> dict[Host, Verdict]
         return {}
 
 
-def _table(kernel: Netfilter, site: Site, faults: dict[str, str]) -> Table | None:
+def _beside(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) -> Table | None:
+    with closing(kernel.beside(kind)) as other:
+        return _table(other, site, kind, faults)
+
+
+def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) -> Table | None:
     ruleset = kernel.ruleset()
     if ruleset is None:
         return None
     at_s = now_s()
-    if VERSION_CHAIN not in ruleset.chains:
+    if kind.version_chain not in ruleset.chains:
         return Table(ruleset.chains, ruleset.hooks, ruleset.dormant, False, (),
-                     {name: frozenset() for name in CONFIGURED}, Sample(at_s))
-    sets = kernel.sets()
+                     {name: frozenset() for name in kind.configured}, Sample(at_s), kind=kind)
+    sets, here = kernel.sets(), Here(site.settings, site.uids, kernel.ports() if kind is BRIDGE else {})
     return Table(
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,
-        intact=_intact(kernel, site, ruleset, faults),
-        changes=plan.diff(sets, policy.desired(site.settings, site.uids)), sets=sets,
+        intact=_intact(kernel, site, kind, ruleset, faults),
+        changes=plan.diff(sets, elements(kind, here)), sets=sets,
         sample=kernel.sample(at_s).without(site.settings.canary_keys()), leases=kernel.leases(),
-        sender_macs=kernel.sender_macs())
+        sender_macs=kernel.sender_macs(), kind=kind, devices=ruleset.devices)
 
 
-def _intact(kernel: Netfilter, site: Site, found: Ruleset, faults: dict[str, str]) -> bool | None:
-    rules = RulesFile(site.rules, permitted=site.settings.permitted_mark)
+def _intact(kernel: Netfilter, site: Site, kind: Kind, found: Ruleset, faults: dict[str, str]) -> bool | None:
+    rules = RulesFile(site.rules.with_name(kind.file), kind, site.settings.permitted_mark)
     try:
         return found.fingerprint == kernel.expected(rules).fingerprint
     except KernelError as error:

@@ -20,6 +20,7 @@ from egressguard.core.hosts import Host, canonical_address, host_of
 from egressguard.core.orders import Order
 from egressguard.core.plan import transaction
 from egressguard.core.settings import Settings
+from egressguard.core.wanted import kept
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
 from egressguard.kernel import Netfilter
@@ -36,7 +37,7 @@ def opened(config: Path) -> Iterator[tuple[Site, Database, Enforcement]]:
     try:
         database = Database(Path(site.settings.database), boot_id())
         try:
-            last_good = LastGood(Path(site.settings.database).parent)
+            last_good = LastGood(Path(site.settings.database).parent, kept(site.settings))
             yield site, database, Enforcement(site, kernel, database, boot_id(), last_good)
         finally:
             database.close()
@@ -47,16 +48,23 @@ def opened(config: Path) -> Iterator[tuple[Site, Database, Enforcement]]:
 def plan_text(config: Path) -> str:
     """What `apply` would do, as the transaction that it would apply."""
     with opened(config) as (_, _, enforcement):
-        text = transaction(enforcement.changes(now_s()))
-        if not enforcement.loaded():
-            text = f'include "{enforcement.site.rules.resolve()}"\n{text}'
+        return "".join(map(_table_plan, [enforcement, *enforcement.beside()]))
+
+
+def _table_plan(enforcement: Enforcement) -> str:
+    """The same of one table; its rules as a file where the file alone says what is loaded."""
+    text = transaction(enforcement.changes(now_s()), enforcement.table)
+    if enforcement.loaded() or not enforcement.stands():
         return text
+    rules = enforcement.rules()
+    return f'include "{rules.path.resolve()}"\n{text}' if rules.as_written() else rules.text() + text
 
 
 def apply(config: Path) -> str:
     """Loads the rules and the configuration in one transaction."""
     with opened(config) as (site, _, enforcement):
         enforcement.load(now_s(), "apply")
+        _raise_faults(enforcement)
         return f"applied {config}: mode {site.settings.mode}"
 
 
@@ -92,6 +100,12 @@ def _carry_out(enforcement: Enforcement) -> None:
         raise EgressguardError("the order is written down, but the rules are not loaded: start egressguard, "
                                "which carries it out")
     enforcement.apply(now_s())
+    _raise_faults(enforcement)
+
+
+def _raise_faults(enforcement: Enforcement) -> None:
+    if enforcement.faults:
+        raise EgressguardError("\n".join(f"{part}: {text}" for part, text in enforcement.faults.items()))
 
 
 def order(kind: orders.Kind, reason: str, for_: str, host: str | None = None,

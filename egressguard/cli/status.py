@@ -18,13 +18,15 @@ from egressguard.core.health import (
     Health,
     Observation,
     Standing,
-    enforces,
+    Table,
+    enforces_everywhere,
     health,
     leaks,
     opened_s,
     standings,
 )
 from egressguard.core.ruleset import ALL_FAMILIES, SMTP_PORTS
+from egressguard.core.tables import LAST_LINE
 from egressguard.core.verdict import State, Verdict
 
 COLOURS = {Health.HEALTHY: "green", Health.COMPROMISED: "red", Health.DEGRADED: "yellow",
@@ -34,11 +36,15 @@ WORDS = {Health.HEALTHY: "healthy", Health.COMPROMISED: "a host is compromised",
          Health.DEGRADED: "degraded", Health.NOT_ENFORCING: "NOT ENFORCING"}
 
 
+INTACT = {True: "intact", False: "EDITED", None: "not compared"}
+BESIDE = {"bridge": "bridge", "netdev": "last line"}
+
+
 def mode_of(seen: Observation) -> str:
     """What the kernel does now: enforce, observe, observe in one family only, opened, nothing; or unknown,
     when its rules are not ours, or let more through than they should.
     """
-    if enforces(seen.table):
+    if enforces_everywhere(seen):
         return "unknown" if leaks(seen) else "enforce"
     observed = seen.table.sets["observed_family"] if seen.table is not None else frozenset()
     if observed == ALL_FAMILIES:
@@ -59,6 +65,7 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
         "rules_intact": seen.table.intact if seen.table else None,
         "kernel_age_s": round(seen.now_s - seen.table.sample.at_s, 3) if seen.table else None,
         "totals": asdict(seen.table.sample.totals) if seen.table else None,
+        "beside": {family: _beside_json(table) for family, table in seen.beside.items()},
         "permitted_senders": [list(e) for e in _senders(seen)], "orders": _leases(seen),
         "daemon": {"runs": seen.daemon_runs, "round_age_s": _age(seen, seen.round_at_s)},
         "canary": _canary_json(seen),
@@ -115,6 +122,8 @@ def _summary(seen: Observation) -> Grid:
         fate = "that would be refused" if mode_of(seen) == "observe" else "refused"
         grid.add_row("counted", f"{t.attempts} attempts in {t.blocked} packets {fate}; "
                                 f"{t.spoofed} spoofed, {t.odd} odd")
+    for family, table in seen.beside.items():
+        grid.add_row(BESIDE[family], _beside(table))
     return grid
 
 
@@ -190,7 +199,26 @@ def _senders_by_name(seen: Observation) -> dict[tuple[str, str], list[str]]:
 def _rules(seen: Observation) -> str:
     if seen.table is None:
         return "not loaded"
-    return {True: "intact", False: "EDITED", None: "not compared"}[seen.table.intact]
+    return INTACT[seen.table.intact]
+
+
+def _beside(table: Table | None) -> str:
+    if table is None:
+        return "not loaded"
+    t, rules = table.sample.totals, INTACT[table.intact]
+    if table.kind is LAST_LINE:
+        return f"rules {rules} on {escape(', '.join(sorted(table.devices)))}; {t.stray} stray packets dropped"
+    ports = ", ".join(sorted(port for port, in table.sets["inside_if"])) or "no machine's port"
+    return (f"rules {rules} for {escape(ports)}; {t.attempts} attempts in {t.blocked} packets; "
+            f"{t.spoofed} spoofed, {t.odd} odd")
+
+
+def _beside_json(table: Table | None) -> dict[str, Any] | None:
+    if table is None:
+        return None
+    return {"rules_intact": table.intact, "totals": asdict(table.sample.totals),
+            "ports": sorted(port for port, in table.sets.get("inside_if", ())),
+            "devices": sorted(table.devices)}
 
 
 def _canary_json(seen: Observation) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ gone. And an element with a timeout that has not been seen for as long as it liv
 in its place is new, even with the same value.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -34,6 +34,8 @@ class Totals:
     overflow: int = 0
     fanout_overflow: int = 0
     mac_overflow: int = 0
+    stray: int = 0
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,11 @@ def _living(seen: Seen | None, now_s: float, lifetime_s: float) -> Seen | None:
     return seen if seen is not None and now_s - seen.at_s < lifetime_s else None
 
 
-def joined(evidence: Mapping[Host, Attempts], machine_of: Mapping[Host, Host]) -> dict[Host, Attempts]:
-    """`evidence` with the keys of one machine added up under its first key."""
+def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host, Host]
+           ) -> dict[Host, Attempts]:
+    """`evidence` of every table, with the keys of one machine added up under its first key."""
     result: dict[Host, Attempts] = {}
-    for key, found in evidence.items():
+    for key, found in (item for table in evidence for item in table.items()):
         host = machine_of.get(key, key)
         old = result.get(host, Attempts(0))
         result[host] = Attempts(old.count + found.count, old.new_destinations + found.new_destinations,

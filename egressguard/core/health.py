@@ -4,7 +4,7 @@ The exit code is the worst that is true: 3 not enforcing, 2 degraded, 1 a host i
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -17,11 +17,12 @@ from egressguard.core.plan import Changes, too_loose
 from egressguard.core.ruleset import (
     ALL_FAMILIES,
     SMTP_PORTS,
-    VERSION_CHAIN,
     Leases,
     Sets,
 )
 from egressguard.core.settings import Settings
+from egressguard.core.tables import LAST_LINE, ROUTER
+from egressguard.core.tables import Table as Kind
 from egressguard.core.verdict import State, Tier, Verdict
 
 
@@ -37,7 +38,7 @@ class Health(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Table:
     """What the kernel holds; `intact` compares the rules with the ones that the daemon loaded, None when
-    nobody knows these.
+    nobody knows these. `kind` tells which of our tables it is; the last line's stands on `devices`.
     """
 
     chains: frozenset[str]
@@ -49,6 +50,8 @@ class Table:
     sample: Sample
     leases: Leases = field(default_factory=dict)
     sender_macs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    kind: Kind = ROUTER
+    devices: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class Observation:
     """Everything `status` shows, read at `now_s`; times are monotonic seconds.
 
     `table` is None when it does not exist. `round_at_s` is the daemon's last round, `faults` what failed
-    in it or in this reading, by part; `canary` is the running daemon's last one.
+    in it or in this reading, by part; `beside` are the other tables that are configured, by family;
+    `canary` is the running daemon's last one.
     """
 
     now_s: float
@@ -69,6 +73,11 @@ class Observation:
     reports: SignalLeases[Report]
     faults: dict[str, str] = field(default_factory=dict)
     canary: Run | None = None
+    beside: Mapping[str, Table | None] = field(default_factory=dict)
+
+    def tables(self) -> list[Table]:
+        """Every table of ours that is in the kernel."""
+        return [table for table in (self.table, *self.beside.values()) if table is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,12 @@ def health(found: list[Finding]) -> Health:
 def enforces(table: Table | None) -> bool:
     """Whether the kernel refuses direct SMTP now. What cannot be known is not claimed."""
     return (table is not None and table.intact is True and not list(_gaps(table))
-            and not table.sets["observed_family"] and not opened_s(table))
+            and not table.sets.get("observed_family") and not opened_s(table))
+
+
+def enforces_everywhere(seen: Observation) -> bool:
+    """The same for what is routed and for what is bridged."""
+    return enforces(seen.table) and all(map(enforces, seen.beside.values()))
 
 
 def leaks(seen: Observation) -> bool:
@@ -133,11 +147,12 @@ def standings(seen: Observation, *, everyone: bool = False) -> list[Standing]:
     worst and most active first.
     """
     machine_of = seen.settings.machine_of()
-    sample = seen.table.sample if seen.table is not None else Sample(seen.now_s)
+    samples = [table.sample for table in seen.tables()]
     attempts = Counter[Host]()
-    for key, count in sample.attempts.items():
-        attempts[machine_of.get(key, key)] += count
-    fan_out = Counter(machine_of.get(key, key) for key, _ in sample.destinations)
+    for sample in samples:
+        for key, count in sample.attempts.items():
+            attempts[machine_of.get(key, key)] += count
+    fan_out = Counter(machine_of.get(key, key) for key, _ in {p for s in samples for p in s.destinations})
     hosts = {h for h, n in attempts.items() if n or everyone} | {
         h for h, v in seen.verdicts.items() if v.state is not State.CLEAN}
     found = [_standing(host, attempts[host], fan_out[host], seen, machine_of) for host in hosts]
@@ -151,21 +166,21 @@ def _standing(host: Host, attempts: int, fan_out: int, seen: Observation,
     tiers = [lease.document.clients[key].tier for lease in seen.reports.values() for key in keys
              if lease.fresh(seen.now_s) and key in lease.document.clients]
     return Standing(host, keys, attempts, fan_out, verdict.state if verdict else State.CLEAN, verdict,
-                    max(tiers, key=tuple(Tier).index, default=None), _macs_of(keys, seen.table))
+                    max(tiers, key=tuple(Tier).index, default=None), _macs_of(keys, seen.tables()))
 
 
-def _macs_of(keys: tuple[Host, ...], table: Table | None) -> frozenset[str]:
-    found = table.sample.macs if table is not None else {}
-    return frozenset(mac for key in keys for mac in found.get(key, ()))
+def _macs_of(keys: tuple[Host, ...], tables: Iterable[Table]) -> frozenset[str]:
+    return frozenset(mac for table in tables for key in keys for mac in table.sample.macs.get(key, ()))
 
 
 def _gaps(table: Table) -> Iterator[str]:
-    if VERSION_CHAIN not in table.chains:
-        yield f"the table in the kernel is another version's (no chain {VERSION_CHAIN})"
+    version = table.kind.version_chain
+    if version not in table.chains:
+        yield f"the table in the kernel is another version's (no chain {version})"
     if table.dormant:
         yield "the table is dormant: its hooks are switched off"
     for name in ("smtp_ports", "blocked_ports"):
-        if not table.sets[name] >= SMTP_PORTS:
+        if name in table.sets and not table.sets[name] >= SMTP_PORTS:
             yield f"set {name} does not hold port 25"
     if table.intact is False:
         yield "the rules in the kernel are not those of the rules file: what they let through is unknown"
@@ -182,6 +197,8 @@ def _enforcement(seen: Observation) -> Iterator[Finding]:
         return
     for gap in _gaps(seen.table):
         yield Finding(Health.NOT_ENFORCING, gap)
+    for family, table in seen.beside.items():
+        yield from _beside(family, table, seen)
     observed = seen.table.sets["observed_family"]
     if observed:
         families = "" if observed == ALL_FAMILIES else f" for {', '.join(sorted(f for f, in observed))}"
@@ -189,6 +206,23 @@ def _enforcement(seen: Observation) -> Iterator[Finding]:
     if opened_s(seen.table):
         yield Finding(Health.NOT_ENFORCING, "an operator has opened port 25 for another "
                       f"{opened_s(seen.table):.0f} s: attempts are counted, not blocked")
+
+
+def _beside(family: str, table: Table | None, seen: Observation) -> Iterator[Finding]:
+    """Without the bridge's table frames pass unjudged; the last line stands behind others that still do."""
+    worst = Health.DEGRADED if family == LAST_LINE.family else Health.NOT_ENFORCING
+    missing = sorted(set(seen.settings.last_line.interfaces) - seen.interfaces)
+    if family == LAST_LINE.family and missing:
+        yield Finding(Health.DEGRADED, f"the last line waits for {', '.join(missing)}, which does not exist")
+    if table is None:
+        if family != LAST_LINE.family or set(missing) < set(seen.settings.last_line.interfaces):
+            yield Finding(worst, f"table {family} egressguard is not in the kernel: start egressguard")
+        return
+    for gap in _gaps(table):
+        yield Finding(worst, f"table {family} egressguard: {gap}")
+    if family == LAST_LINE.family:
+        for name in sorted(set(seen.settings.last_line.interfaces) - table.devices - set(missing)):
+            yield Finding(Health.DEGRADED, f"the last line does not stand on {name}")
 
 
 def _canary(seen: Observation) -> Iterator[Finding]:
@@ -216,22 +250,31 @@ def _daemon(seen: Observation) -> Iterator[Finding]:
 
 
 def _kernel(seen: Observation) -> Iterator[Finding]:
+    for table in seen.tables():
+        yield from _counted(table, seen.settings)
     if seen.table is None:
         return
-    if seen.table.intact is None:
-        yield Finding(Health.DEGRADED, "the rules could not be compared with the rules file")
-    others = {change.set_name for change in seen.table.changes} - set(too_loose(seen.table.changes))
-    if others:
-        yield Finding(Health.DEGRADED, f"set {', '.join(sorted(others))} is not as configured "
-                      "(`egressguard plan` shows how)")
-    yield from _macs(seen.table, seen.settings)
-    totals = seen.table.sample.totals
-    if totals.overflow or totals.fanout_overflow:
-        yield Finding(Health.DEGRADED, f"a counting set was full: {totals.overflow} attempts without their "
-                      f"host, {totals.fanout_overflow} without their destination (blocked all the same)")
     for name, in sorted(seen.table.sets["inside_if"]):
         if name not in seen.interfaces:
             yield Finding(Health.DEGRADED, f"inside interface {name} does not exist{_cut_off(name, seen)}")
+
+
+def _counted(table: Table, settings: Settings) -> Iterator[Finding]:
+    if table.intact is None:
+        yield Finding(Health.DEGRADED, "the rules could not be compared with the rules file")
+    others = {change.set_name for change in table.changes} - set(too_loose(table.changes))
+    if others:
+        yield Finding(Health.DEGRADED, f"set {', '.join(sorted(others))} is not as configured "
+                      "(`egressguard plan` shows how)")
+    yield from _macs(table, settings)
+    totals = table.sample.totals
+    if totals.overflow or totals.fanout_overflow:
+        yield Finding(Health.DEGRADED, f"a counting set was full: {totals.overflow} attempts without their "
+                      f"host, {totals.fanout_overflow} without their destination (blocked all the same)")
+    if totals.stray:
+        yield Finding(Health.DEGRADED, f"{totals.stray} SMTP packets that no rule had let pass came as far "
+                      "as the last line, and were dropped there: something leads around the rules "
+                      "(`egressguard doctor`)")
 
 
 def _cut_off(interface: str, seen: Observation) -> str:

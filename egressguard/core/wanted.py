@@ -25,6 +25,11 @@ def tables(settings: Settings) -> tuple[Table, ...]:
             *((LAST_LINE,) if settings.last_line.interfaces else ()))
 
 
+def kept(settings: Settings) -> tuple[str, ...]:
+    """The families of those that a boot loads before the network; interfaces come later."""
+    return tuple(table.family for table in tables(settings) if table is not LAST_LINE)
+
+
 def elements(table: Table, here: Here) -> Sets:
     """The elements of the table's configured sets."""
     if table is BRIDGE:

@@ -11,7 +11,7 @@ from egressguard.core.errors import KernelError
 from egressguard.core.path_settings import PERMITTED_MARK
 from egressguard.core.tables import ROUTER, Table
 
-DEFINED = re.compile(r"^define permitted = .*\n", re.MULTILINE)
+DEFINED = re.compile(r"^redefine permitted = .*\n", re.MULTILINE)
 DEVICES = re.compile(r"(?<=hook egress devices = )\{[^}]*\}")
 EVERYWHERE = "lo"  # exists in every network namespace
 
@@ -36,6 +36,10 @@ class RulesFile:
     def anywhere(self) -> "RulesFile":
         """The same for a network namespace that has no interface but the loopback."""
         return replace(self, interfaces=(EVERYWHERE,))
+
+    def as_written(self) -> bool:
+        """Whether the file says all by itself."""
+        return self.permitted == PERMITTED_MARK and not self.interfaces
 
     def text(self) -> str:
         """What is loaded. Raises KernelError if it cannot be read, is cut short, or is another version's."""

@@ -1,7 +1,6 @@
 """Every shape of packet from a virtual machine's port to the uplink of its bridge, tagged and untagged, with
 bridge-nf-call-iptables 0 and 1: none leaves that must not, each is counted once. Each defence is taken away once."""
 
-import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -61,8 +60,7 @@ class Bridge:
 
     def load(self, twin: str, calls: int, more: str = "") -> None:
         self.world.bridge_calls(calls)
-        self.firewall.change(f"flush ruleset\n{MAIN}\n{re.sub('define.*', '', twin).replace('$permitted', '0x02000000')}\n"
-                             f"{ELEMENTS}\n{more}\n")
+        self.firewall.change(f"flush ruleset\n{MAIN}\n{twin}\n{ELEMENTS}\n{more}\n")
 
     def counters(self) -> Mapping[str, int]:
         """The sum of both tables: what is counted twice shows."""

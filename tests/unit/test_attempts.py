@@ -95,4 +95,4 @@ def test_attempts_add_up_to_what_the_kernel_counted(steps: list[tuple[int, bool,
 def test_one_machine_is_judged_under_all_its_keys() -> None:
     six = Host("2001:db8:0:11::/64")
     evidence = {WEB1: Attempts(2, ("a",)), six: Attempts(3, ("b",)), WEB2: Attempts(1)}
-    assert joined(evidence, {WEB1: WEB1, six: WEB1}) == {WEB1: Attempts(5, ("a", "b")), WEB2: Attempts(1)}
+    assert joined([evidence], {WEB1: WEB1, six: WEB1}) == {WEB1: Attempts(5, ("a", "b")), WEB2: Attempts(1)}
