@@ -247,7 +247,7 @@ class Controller:
             log.warning("replayed documents=%d effect=%r", self._replayed() - replayed, "none")
         self._heard, told = self._heard.hear(
             (lease.document for lease in self._bulletins.leases.values()), self._settings.router)
-        self._told = shared.added(self._told, attempts.joined(told, self._settings.machine_of()))
+        self._told = shared.added(self._told, attempts.joined([told], self._settings.machine_of()))
 
     def _replayed(self) -> int:
         return self._reports.replayed + self._bulletins.replayed
