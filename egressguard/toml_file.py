@@ -42,6 +42,8 @@ def _load(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         reason = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError):
+            reason += f"; write it (every key: man {path.name}), or name another one with --config"
         raise ConfigError(str(path), [Mistake("", f"cannot be read: {reason}")]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(str(path), [Mistake("", f"is not TOML: {error}")]) from error

@@ -5,32 +5,40 @@ Exit code 4 means that the command could not do its work, so that it cannot be m
 """
 
 import io
+import json
 import sys
-import traceback
 from pathlib import Path
 
 import click
 
 from egressguard.cli import orders
 from egressguard.cli import status as status_view
+from egressguard.cli.examples import EXAMPLES
 from egressguard.cli.exchange import exchange, exchange_setup
+from egressguard.cli.folding import folded
 from egressguard.cli.history import history_json, history_text
+from egressguard.cli.host_argument import HOST
 from egressguard.cli.mta_config import mta_config
+from egressguard.cli.progress import waiting
+from egressguard.command_line import add_examples, completion, finish
 from egressguard.config import DEFAULT_PATH, read_site
-from egressguard.core.errors import EgressguardError
 from egressguard.core.health import findings, health, standings
+from egressguard.core.hosts import Host
 
 FAILED = 4
 
 config_option = click.option("--config", type=click.Path(path_type=Path), default=DEFAULT_PATH,
-                             show_default=True, help="The configuration file.")
+                             show_default=True, is_eager=True, help="The configuration file.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="egressguard")
 def cli() -> None:
-    """Blocks direct outgoing SMTP, counts who tries, and tells the relay."""
+    """Blocks direct outgoing SMTP, counts who tries, and tells the relay.
+
+    HOST is an address, or a name of the inventory. Exit code 4: the command could not do its work.
+    """
 
 
 @cli.command()
@@ -50,23 +58,33 @@ def run(config: Path) -> None:
 
 @cli.command()
 @config_option
-def check(config: Path) -> None:
-    """Check the configuration; name every mistake at once and change nothing."""
-    settings = read_site(config).settings
-    click.echo(f"{config}: good: mode {settings.mode}, {len(settings.sender)} senders, "
-               f"{len(settings.host)} hosts")
+@json_option
+def check(config: Path, as_json: bool) -> None:
+    """Check the configuration; name every mistake at once and change nothing.
+
+    Exit code: 0 good, 4 it has mistakes.
+    """
+    from egressguard.cli.check import examine
+
+    sys.exit(examine(config, as_json=as_json))
 
 
 @cli.command()
+@click.option("--watch", is_flag=True, help="Draw it anew each second, until Ctrl-C.")
 @config_option
 @json_option
-def status(config: Path, as_json: bool) -> None:
+def status(watch: bool, config: Path, as_json: bool) -> None:
     """Show what is enforced now, read from the kernel.
 
     Exit code: 0 healthy, 1 a host is compromised, 2 degraded, 3 not enforcing, 4 could not be told.
     """
     from egressguard.observation import observe
 
+    if watch:
+        if as_json:
+            raise click.UsageError("--watch is for eyes: leave out --json, or --watch.")
+        status_view.watch(config)
+        return
     seen = observe(read_site(config))
     found = findings(seen)
     if as_json:
@@ -96,7 +114,7 @@ def hosts(would_block: bool, config: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("host", required=False)
+@click.argument("host", type=HOST, required=False)
 @click.option("--limit", default=50, show_default=True, help="How many of the newest lines.")
 @config_option
 @json_option
@@ -106,11 +124,10 @@ def history(host: str | None, limit: int, config: Path, as_json: bool) -> None:
     from egressguard.database import Database
 
     settings = read_site(config).settings
-    key = None if host is None else orders.host_key(host)
     database = Database(Path(settings.database), boot_id(), read_only=True)
-    entries = database.history(key, limit)
+    entries = database.history(Host(host) if host else None, limit)
     database.close()
-    click.echo(history_json(entries) if as_json else history_text(entries))
+    click.echo(history_json(entries) if as_json else folded(history_text(entries)))
 
 
 @cli.command()
@@ -125,7 +142,8 @@ def doctor(config: Path, as_json: bool) -> None:
     from egressguard.core.diagnosis import diagnose, verdict
     from egressguard.kernel.surroundings import read_surroundings
 
-    seen = read_surroundings(read_site(config).settings)
+    with waiting("looking for ways around the rules, and sending the canary …"):
+        seen = read_surroundings(read_site(config).settings)
     found = diagnose(seen)
     examine(seen, found, as_json=as_json)
     sys.exit(verdict(found))
@@ -137,9 +155,13 @@ for_option = click.option("--for", "for_", required=True, metavar="TIME", help="
 
 @cli.command()
 @config_option
-def plan(config: Path) -> None:
+@json_option
+def plan(config: Path, as_json: bool) -> None:
     """Print exactly what `apply` would do, as an nft transaction; nothing when nothing differs."""
-    click.echo(orders.plan_text(config), nl=False)
+    text = orders.plan_text(config)
+    if as_json:
+        text = json.dumps({"differs": bool(text), "transaction": text.splitlines()}, indent=1) + "\n"
+    click.echo(text, nl=False)
 
 
 @cli.command()
@@ -149,11 +171,13 @@ def apply(config: Path) -> None:
 
     A running daemon enforces the configuration that it has read: reload it (SIGHUP) as well.
     """
-    click.echo(orders.apply(config))
+    with waiting("putting the configuration into the kernel …"):
+        done = orders.apply(config)
+    click.echo(done)
 
 
 @cli.command()
-@click.argument("host")
+@click.argument("host", type=HOST)
 @click.option("--to", "destination", metavar="ADDRESS", help="Only towards this outside address.")
 @for_option
 @reason_option
@@ -164,7 +188,7 @@ def allow(host: str, destination: str | None, for_: str, reason: str, config: Pa
 
 
 @cli.command()
-@click.argument("host")
+@click.argument("host", type=HOST)
 @for_option
 @reason_option
 @config_option
@@ -183,17 +207,19 @@ def open_(for_: str, reason: str, config: Path) -> None:
 
 
 @cli.command()
-@click.argument("host", required=False)
+@click.argument("host", type=HOST, required=False)
 @reason_option
 @config_option
 def release(host: str | None, reason: str, config: Path) -> None:
     """End the exceptions and quarantines of HOST before their time; without HOST, shut port 25 again."""
-    click.echo(orders.end(config, orders.host_key(host) if host else None, reason))
+    click.echo(orders.end(config, Host(host) if host else None, reason))
 
 
 cli.add_command(exchange)
 cli.add_command(exchange_setup)
 cli.add_command(mta_config)
+cli.add_command(completion("egressguard"))
+add_examples(cli, EXAMPLES)
 
 
 def main() -> None:
@@ -201,19 +227,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an ASCII terminal must not end in a traceback
-    try:
-        code = cli.main(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = FAILED
-    except (click.Abort, KeyboardInterrupt):
-        code = 130
-    except EgressguardError as error:
-        for line in str(error).splitlines():
-            click.echo(f"egressguard: {line}", err=True)
-        code = FAILED
-    except Exception:  # its exit code would be 1, which says that a host is compromised
-        traceback.print_exc()
-        click.echo("egressguard: this is a defect in egressguard; please report it", err=True)
-        code = FAILED
-    sys.exit(code)
+    # 1, as Python has it for a defect, would say that a host is compromised.
+    sys.exit(finish("egressguard", lambda: cli.main(prog_name="egressguard", standalone_mode=False), FAILED))

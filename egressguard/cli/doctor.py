@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import click
 
+from egressguard.cli.folding import folded
 from egressguard.core.diagnosis import Finding, Severity, verdict
 from egressguard.core.surroundings import Surroundings
 from egressguard.core.versions import promises
@@ -48,4 +49,4 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 def examine(seen: Surroundings, found: list[Finding], *, as_json: bool) -> None:
     """Prints what was found."""
-    click.echo(doctor_json(seen, found) if as_json else doctor_text(seen, found))
+    click.echo(doctor_json(seen, found) if as_json else folded(doctor_text(seen, found)))

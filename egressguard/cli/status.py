@@ -6,12 +6,14 @@ the round that last judged it, a tier as old as the relay's report.
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from egressguard.config import read_site
 from egressguard.core import canary
 from egressguard.core.health import (
     Finding,
@@ -20,6 +22,7 @@ from egressguard.core.health import (
     Standing,
     Table,
     enforces_everywhere,
+    findings,
     health,
     leaks,
     opened_s,
@@ -28,6 +31,7 @@ from egressguard.core.health import (
 from egressguard.core.ruleset import ALL_FAMILIES, SMTP_PORTS
 from egressguard.core.tables import LAST_LINE
 from egressguard.core.verdict import State, Verdict
+from egressguard.observation import observe
 
 COLOURS = {Health.HEALTHY: "green", Health.COMPROMISED: "red", Health.DEGRADED: "yellow",
            Health.NOT_ENFORCING: "bold red"}
@@ -82,13 +86,43 @@ def terminal() -> Console:
 
 def show(seen: Observation, found: list[Finding], console: Console) -> None:
     """Prints the status to `console`."""
+    console.print(picture(seen, found))
+
+
+def picture(seen: Observation, found: list[Finding], console: Console | None = None) -> Group:
+    """The status; with a `console` no higher than its screen, the worst hosts first."""
     worst = health(found)
-    console.print(f"egressguard on {escape(seen.settings.router)}: [{COLOURS[worst]}]{WORDS[worst]}[/]")
-    for finding in found:
-        console.print(f"  [{COLOURS[finding.health]}]![/] {escape(finding.text)}")
-    console.print(_summary(seen))
+    parts: list[RenderableType] = [
+        f"egressguard on {escape(seen.settings.router)}: [{COLOURS[worst]}]{WORDS[worst]}[/]",
+        *(f"  [{COLOURS[finding.health]}]![/] {escape(finding.text)}" for finding in found),
+        _summary(seen)]
     hosts = standings(seen)
-    console.print(_host_grid(seen, hosts) if hosts else "No host has tried to send mail directly.")
+    if not hosts:
+        return Group(*parts, "No host has tried to send mail directly.")
+    fitting = len(hosts) if console is None else _fitting(parts, hosts, console)
+    left_out = f"… and {len(hosts) - fitting} more: egressguard hosts"
+    return Group(*parts, _host_grid(seen, hosts[:fitting]), *([left_out] if fitting < len(hosts) else []))
+
+
+def _fitting(above: list[RenderableType], hosts: list[Standing], console: Console) -> int:
+    """How many hosts have room below `above`, the table's head and a line that says how many have not."""
+    room = console.height - len(console.render_lines(Group(*above), pad=False)) - 2
+    for count, host in enumerate(hosts):
+        room -= len(host.keys)
+        if room < 0:
+            return count
+    return len(hosts)
+
+
+def watch(config: Path) -> None:
+    """The status in place, until Ctrl-C; the configuration is read again each time."""
+    from egressguard.cli.watch import watch as draw
+
+    def drawn(console: Console) -> Group:
+        seen = observe(read_site(config))
+        return picture(seen, findings(seen), console)
+
+    draw(drawn, terminal())
 
 
 def show_hosts(seen: Observation, hosts: list[Standing], console: Console) -> None:
@@ -128,20 +162,21 @@ def _summary(seen: Observation) -> Grid:
 
 
 def _host_grid(seen: Observation, hosts: list[Standing]) -> Grid:
-    grid = Grid(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    grid.add_column("HOST", overflow="fold")
+    """Where it is tight the name gives way: a host is its address."""
+    grid = Grid(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    grid.add_column("HOST", no_wrap=True)
     grid.add_column("NAME", overflow="fold")
-    grid.add_column("ATTEMPTS", justify="right")
-    grid.add_column("FAN-OUT", justify="right")
-    grid.add_column("VERDICT")
-    grid.add_column("TIER")
-    grid.add_column("SINCE", justify="right")
+    grid.add_column("ATTEMPTS", justify="right", no_wrap=True)
+    grid.add_column("FAN-OUT", justify="right", no_wrap=True)
+    grid.add_column("VERDICT", no_wrap=True)
+    grid.add_column("TIER", no_wrap=True)
+    grid.add_column("SINCE", justify="right", no_wrap=True)
     names = seen.settings.names()
     for host in hosts:
-        since_s = _age(seen, host.verdict.since_s if host.verdict else None)
+        since = _seconds(_age(seen, host.verdict.since_s)) if host.verdict else "–"
         grid.add_row("\n".join(host.keys), escape(names.get(host.host, "")), str(host.attempts),
                      str(host.fan_out), f"[{STATE_COLOURS[host.state]}]{host.state}[/]",
-                     host.tier or "unreported", _seconds(since_s))
+                     host.tier or "unreported", since)
     return grid
 
 

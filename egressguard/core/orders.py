@@ -34,8 +34,9 @@ class Order:
 
     def describe(self) -> str:
         """The order as one line of history."""
+        on = f" on {self.host}" if self.host else ""
         to = f" to {self.destination}" if self.destination else ""
-        return f"{self.kind}{to} for {round(self.remaining_s)} s by {self.owner}: {self.reason}"
+        return f"{self.kind}{on}{to} for {round(self.remaining_s)} s by {self.owner}: {self.reason}"
 
 
 class OrderRefused(EgressguardError):

@@ -3,19 +3,24 @@
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from egressguard.command_line import add_examples, completion, finish
 from egressguard.core.errors import ConfigError, EgressguardError
 from egressguard_milter import shown
 from egressguard_milter.cli_check import check
 from egressguard_milter.control import ControlError, ask
+from egressguard_milter.examples import EXAMPLES
 from egressguard_milter.importing import SOURCES, import_file
 from egressguard_milter.mistakes import read_control_path, read_policy
 from egressguard_milter.policy import DEFAULT_PATH
 from egressguard_milter.requests import MOST_CLIENTS, encode_request
+
+USAGE = 2
 
 config_option = click.option(
     "--config", "path", type=click.Path(path_type=Path), default=DEFAULT_PATH, show_default=True,
@@ -23,12 +28,13 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
-@click.group()
-def main() -> None:
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="egressguard")
+def cli() -> None:
     """Limits what each client may send through this relay, and more so when a router suspects it."""
 
 
-@main.command()
+@cli.command()
 @config_option
 def run(path: Path) -> None:
     """Serve the MTA until SIGTERM."""
@@ -45,18 +51,24 @@ def run(path: Path) -> None:
         _fail(error, 1)
 
 
-@main.command("check-config")
+@cli.command("check-config")
 @config_option
-def check_config(path: Path) -> None:
-    """Say whether FILE can be used; all mistakes at once."""
+@json_option
+def check_config(path: Path, as_json: bool) -> None:
+    """Say whether the policy can be used; all mistakes at once."""
+    mistakes: list[dict[str, str]] = []
     try:
         read_policy(path)
     except ConfigError as error:
-        _fail(error, 1)
-    click.echo(f"{path}: correct")
+        if not as_json:
+            _fail(error, 1)
+        mistakes = [asdict(mistake) for mistake in error.mistakes]
+    answer = {"file": str(path), "good": not mistakes, "mistakes": mistakes}
+    _show(answer, as_json, lambda _: f"{path}: correct")
+    sys.exit(1 if mistakes else 0)
 
 
-@main.command()
+@cli.command()
 @config_option
 @json_option
 def status(path: Path, as_json: bool) -> None:
@@ -67,16 +79,17 @@ def status(path: Path, as_json: bool) -> None:
         sys.exit(2)
 
 
-@main.command()
+@cli.command()
 @config_option
 @json_option
-@click.option("--count", type=click.IntRange(1, MOST_CLIENTS), default=20, show_default=True)
+@click.option("--count", type=click.IntRange(1, MOST_CLIENTS), default=20, show_default=True,
+              help="How many of them.")
 def clients(path: Path, as_json: bool, count: int) -> None:
     """List the most recently active clients."""
     _show(_ask(path, "clients", count=count), as_json, shown.clients)
 
 
-@main.command()
+@cli.command()
 @click.argument("client")
 @config_option
 @json_option
@@ -86,7 +99,7 @@ def explain(client: str, path: Path, as_json: bool, name: str) -> None:
     _show(_ask(path, "explain", client=client, name=name), as_json, shown.explain)
 
 
-@main.command()
+@cli.command()
 @click.argument("client")
 @config_option
 @json_option
@@ -95,7 +108,7 @@ def forgive(client: str, path: Path, as_json: bool) -> None:
     _show(_ask(path, "forgive", client=client), as_json, shown.forgive)
 
 
-@main.command()
+@cli.command()
 @config_option
 @json_option
 def reload(path: Path, as_json: bool) -> None:
@@ -103,7 +116,7 @@ def reload(path: Path, as_json: bool) -> None:
     _show(_ask(path, "reload"), as_json, shown.reload)
 
 
-@main.command("import")
+@cli.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--format", "source", type=click.Choice(sorted(SOURCES)), required=True,
               help="ze-filter: ze-policy.txt or ze-filter.cf; access: sendmail's.")
@@ -125,7 +138,15 @@ def import_(file: Path, source: str, output: Path | None) -> None:
         _fail(EgressguardError(f"cannot write {output}: {error.strerror}"), 1)
 
 
-main.add_command(check)
+cli.add_command(check)
+cli.add_command(completion("egressguard-milter"))
+add_examples(cli, EXAMPLES)
+
+
+def main() -> None:
+    """The entry point `egressguard-milter`."""
+    name = "egressguard-milter"
+    sys.exit(finish(name, lambda: cli.main(prog_name=name, standalone_mode=False), USAGE))
 
 
 def _ask(path: Path, command: str, code: int = 1, **fields: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`egressguard-milter check`: whether the MTA really asks, and defers when it cannot."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -20,7 +21,9 @@ path = click.Path(path_type=Path)
 @click.option("--milter", metavar="SOCKET", help="Where the milter listens; otherwise FILE says it.")
 @click.option("--config", "policy", type=path, default=DEFAULT_PATH, show_default=True, metavar="FILE",
               help="The relay's policy.")
-def check(postfix: Path | None, sendmail: Path | None, milter: str | None, policy: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(postfix: Path | None, sendmail: Path | None, milter: str | None, policy: Path,
+          as_json: bool) -> None:
     """Say what is wrong with the MTA's configuration; change nothing.
 
     Exit code: 0 nothing is wrong, 1 something is, 2 it could not be told.
@@ -36,6 +39,9 @@ def check(postfix: Path | None, sendmail: Path | None, milter: str | None, polic
         for text in str(error).splitlines():
             click.echo(f"egressguard-milter: {text}", err=True)
         sys.exit(2)
+    if as_json:
+        click.echo(json.dumps({"correct": not found, "findings": list(map(str, found))}, indent=2))
+        sys.exit(1 if found else 0)
     for finding in found:
         click.echo(str(finding))
     if found:

@@ -1,0 +1,59 @@
+"""What stands under "Examples:" in each command's help, and in its man page; a test executes it.
+
+A comment `exit code N` at the end of a line says how the command ends when that is not 0.
+"""
+
+EXAMPLES = {
+    "allow": """
+        egressguard allow web1 --for 2h --reason "migration of the shop"
+        egressguard allow 198.51.100.11 --to 203.0.113.130 --for 7d --reason "their smarthost"
+    """,
+    "apply": "egressguard apply",
+    "check": """
+        egressguard check
+        egressguard check --config docs/examples/egressguard.toml --json
+    """,
+    "completion": "egressguard completion bash >/etc/bash_completion.d/egressguard",
+    "doctor": """
+        egressguard doctor
+        egressguard doctor --json
+    """,
+    "exchange": "egressguard exchange names",
+    "exchange names": "egressguard exchange names",
+    "exchange forget": "egressguard exchange forget router9",
+    "exchange-setup": """
+        egressguard exchange-setup --address 192.0.2.10
+        egressguard exchange-setup --new-key
+    """,
+    "history": """
+        egressguard history
+        egressguard history web2 --limit 5
+        egressguard history --json
+    """,
+    "hosts": """
+        egressguard hosts
+        egressguard hosts --would-block      # the list to work through before you enforce
+        egressguard hosts --json
+    """,
+    "mta-config": """
+        egressguard mta-config --mta postfix --role client --relay 192.0.2.10
+        egressguard mta-config --mta sendmail --role relay --network 198.51.100.0/24
+        egressguard mta-config --mta exim --role client --relay 192.0.2.10
+    """,
+    "open": 'egressguard open --for 15m --reason "the relay is down, mail must get out"',
+    "plan": """
+        egressguard plan
+        egressguard plan --json
+    """,
+    "quarantine": 'egressguard quarantine web2 --for 1h --reason "it spams through the relay, too"',
+    "release": """
+        egressguard release web2 --reason "cleaned"
+        egressguard release --reason "the relay is up again"      # shuts what `open` opened
+    """,
+    "run": "egressguard run --config /etc/egressguard/egressguard.toml",
+    "status": """
+        egressguard status
+        egressguard status --watch           # until Ctrl-C
+        egressguard status --json
+    """,
+}

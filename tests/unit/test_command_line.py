@@ -1,0 +1,144 @@
+"""The surface of both commands: help with examples, suggestions, completion in real shells, no traceback."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+
+from egressguard.cli import cli as router
+from egressguard.cli.examples import EXAMPLES
+from egressguard.command_line import SHELLS, commands_of
+from egressguard_milter.cli import cli as relay
+from egressguard_milter.examples import EXAMPLES as RELAY_EXAMPLES
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / ".venv/bin"
+EXAMPLE = ROOT / "docs/examples/egressguard.toml"
+COMMANDS = {f"egressguard {name}": command for name, command in commands_of(router).items()} | {
+    f"egressguard-milter {name}": command for name, command in commands_of(relay).items()}
+# They print something for another program, or change something; every other command is a noun.
+NO_JSON = {"apply", "run", "allow", "quarantine", "open", "release", "mta-config", "completion", "import", "exchange-setup",
+           "exchange", "exchange forget"}
+
+
+def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    program, *arguments = words
+    return subprocess.run([PROGRAMS / str(program), *arguments], text=True, capture_output=True, check=False,
+                          cwd=ROOT, env={**os.environ, **more})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help_and_every_command_an_example(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.get_short_help_str()
+    assert "Examples:" in (command.epilog or ""), f"add a line for {name} to the examples.py of its command line"
+    for parameter in command.params:
+        assert not isinstance(parameter, click.Option) or parameter.help, f"{name} {parameter.opts}"
+
+
+@pytest.mark.parametrize(("group", "examples", "program"), [
+    (router, EXAMPLES, "egressguard"), (relay, RELAY_EXAMPLES, "egressguard-milter")])
+def test_examples_are_of_existing_commands(group: click.Group, examples: dict[str, str], program: str) -> None:
+    assert examples.keys() <= commands_of(group).keys()
+    for name, text in examples.items():
+        assert all(line.strip().startswith(f"{program} {name}") or isinstance(commands_of(group)[name], click.Group)
+                   for line in text.strip().splitlines()), name
+
+
+@pytest.mark.parametrize("name", [n for n in COMMANDS if n.partition(" ")[2] not in NO_JSON])
+def test_every_noun_speaks_json(name: str) -> None:
+    assert any("--json" in parameter.opts for parameter in COMMANDS[name].params)
+
+
+@pytest.mark.parametrize(("words", "meant"), [
+    (["egressguard", "statsu"], "status"), (["egressguard-milter", "reloat"], "reload"),
+    (["egressguard", "hosts", "--would-blok"], "--would-block"),
+    (["egressguard-milter", "clients", "--cuont", "3"], "--count"),
+    (["egressguard", "history", "wbe2", "--config", str(EXAMPLE)], "web2"),
+    (["egressguard", "--config", "x", "history"], "No such option"),
+    (["egressguard", "mta-config", "--mta", "postfx", "--role", "relay"], "postfix"),
+])
+def test_a_typo_gets_a_suggestion(words: list[str], meant: str) -> None:
+    done = run(*words)
+    assert done.returncode in (2, 4)
+    assert meant in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["egressguard", "status"], ["egressguard-milter", "check-config"]])
+def test_a_missing_configuration_is_named_with_the_page_of_its_keys(words: list[str], tmp_path: Path) -> None:
+    missing = tmp_path / f"{words[0]}.toml"
+    done = run(*words, "--config", missing)
+    assert f"{missing}: cannot be read: No such file or directory" in done.stderr
+    assert f"man {words[0]}.toml" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["egressguard", "egressguard-milter"])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_real_shell_accepts_the_completion(program: str, shell: str, tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(run(program, "completion", shell).stdout)
+    assert program in script.read_text()
+    done = subprocess.run([shell, "-n", script], text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_real_bash_completes_commands_options_and_hosts(tmp_path: Path) -> None:
+    script = tmp_path / "completion"
+    script.write_text(run("egressguard", "completion", "bash").stdout)
+    tried = {"stat": "status", "hosts --would": "--would-block", f"history --config {EXAMPLE} web": "web2"}
+    for typed, wanted in tried.items():
+        words = " ".join(f"'{word}'" for word in ["egressguard", *typed.split()])
+        count = len(typed.split())
+        done = subprocess.run(["bash", "-c", (
+            f". {script}; COMP_WORDS=({words}); COMP_CWORD={count}; _egressguard_completion egressguard; "
+            'echo "${COMPREPLY[@]}"')], text=True, capture_output=True, check=False,
+            env={**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"})
+        assert wanted in done.stdout.split(), f"{typed}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("program", ["egressguard", "egressguard-milter"])
+def test_ctrl_c_while_it_is_imported_leaves_no_traceback(program: str, tmp_path: Path) -> None:
+    """The first library that is imported is where the operator has pressed it."""
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    done = run(program, "status", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_reader_that_has_seen_enough_leaves_no_traceback_and_no_verdict() -> None:
+    done = subprocess.run(["sh", "-c", f"{PROGRAMS}/egressguard exchange-setup; echo $? >&2"], text=True, check=False,
+                          stdout=_closed_pipe(), stderr=subprocess.PIPE)
+    assert done.stderr == "141\n"
+
+
+def _closed_pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize("words", [["status"], ["plan"], ["apply"], ["open", "--for", "1m", "--reason", "test"]])
+def test_without_root_it_says_what_is_needed(words: list[str]) -> None:
+    if os.geteuid() == 0:
+        prefix = ["setpriv", "--bounding-set=-net_admin,-sys_admin", "--inh-caps=-net_admin,-sys_admin"]
+    else:
+        prefix = []
+    done = subprocess.run([*prefix, PROGRAMS / "egressguard", *words, "--config", EXAMPLE], text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 4
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert "root" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_as_json_names_every_mistake(tmp_path: Path) -> None:
+    wrong = tmp_path / "egressguard.toml"
+    wrong.write_text('inside = []\nmode = "enforced"\nprots = [25]\n')
+    done = run("egressguard", "check", "--json", "--config", wrong)
+    assert done.returncode == 4
+    assert {m["key"] for m in json.loads(done.stdout)["mistakes"]} == {"mode", "prots"}
+
+
