@@ -66,7 +66,7 @@ def finish(program: str, work: Callable[[], object], failed: int) -> int:
             click.echo(f"{program}: {line}", err=True)
         return failed
     except SystemExit as end:
-        # When nobody reads any more, click ends with 1, which is what `status` says of a compromised host, and
+        # When nobody reads any more, click ends with 1, which from `status` means a compromised host, and
         # replaces standard output by one that cannot fail.
         return _code(end.code) if sys.stdout is output else UNREAD
     except Exception:
