@@ -24,8 +24,9 @@ def fill(hosts: int) -> None:
     """Loads the rules and an inventory of so many hosts into this network namespace."""
     nft.apply(RULES, "loading")
     for start in range(0, hosts, BATCH):
-        elements = ", ".join(str(inventory_address(n)) for n in range(start, min(hosts, start + BATCH)))
-        nft.apply(f"add element inet egressguard known6 {{ {elements} }}\n", "filling")
+        shards = spread(inventory_address(n) for n in range(start, min(hosts, start + BATCH)))
+        nft.apply("".join(f"add element inet egressguard {name} {{ {', '.join(a for a, in shard)} }}\n"
+                          for name, shard in shards.items() if shard), "filling")
 
 
 def measure(hosts: int, rounds: int) -> dict[str, float]:

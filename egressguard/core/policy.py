@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH, Address
 from egressguard.core.ruleset import ALL_FAMILIES, TUNNEL_PROTOCOLS, Element, Sets
 from egressguard.core.settings import SMTP_PORT, Group, Mode, Sender, Settings
+from egressguard.core.shards import spread
 
 NO_FAMILY: frozenset[Element] = frozenset()
 
@@ -19,7 +20,7 @@ def desired(settings: Settings, uids: Iterable[int] = ()) -> Sets:
         "observed_family": ALL_FAMILIES if settings.mode == "observe" else NO_FAMILY,
         "answer_drop": ALL_FAMILIES if settings.answer == "drop" else NO_FAMILY,
         "answer_prohibit": ALL_FAMILIES if settings.answer == "prohibit" else NO_FAMILY,
-        **port_sets(settings), **inventory_sets(settings), **group_sets(settings),
+        **port_sets(settings), **_sharded(settings), **group_sets(settings),
         **sender_sets(settings, lambda _, address: settings.interfaces_of(address)), **_own(settings, uids),
     }
 
@@ -32,13 +33,23 @@ def port_sets(settings: Settings) -> Sets:
     }
 
 
-def inventory_sets(settings: Settings) -> Sets:
-    """The hosts whose counters exist before their first attempt."""
+def inventory(settings: Settings) -> list[Address]:
+    """The hosts whose counters exist before their first attempt, under the addresses that rules/ counts."""
     known = [_masked(address) for machine in settings.host for address in machine.addresses]
     if settings.canary.enabled:  # no flood of strangers may take its counter
         known += map(_masked, settings.canary.addresses)
-    return {"known4": frozenset((a,) for a in known if ":" not in a),
-            "known6": frozenset((a,) for a in known if ":" in a)}
+    return known
+
+
+def inventory_sets(settings: Settings) -> Sets:
+    """The inventory in one set a family."""
+    known = inventory(settings)
+    return {f"known{version}": frozenset((str(a),) for a in known if a.version == version)
+            for version in (4, 6)}
+
+
+def _sharded(settings: Settings) -> Sets:
+    return {name: frozenset(shard) for name, shard in spread(inventory(settings)).items()}
 
 
 def sender_sets(settings: Settings, places: Callable[[Sender, Address], Iterable[str]]) -> Sets:
@@ -87,11 +98,11 @@ def _all_ports(settings: Settings) -> set[int]:
                                for port in (*group.also_block, *group.also_count))}
 
 
-def _masked(address: Address) -> str:
+def _masked(address: Address) -> Address:
     """The address under which rules/ looks a host up: IPv6 masked to the host's prefix."""
     if isinstance(address, IPv4Address):
-        return str(address)
+        return address
     drop = 128 - IPV6_PREFIX_LENGTH
-    return str(type(address)(int(address) >> drop << drop))
+    return type(address)(int(address) >> drop << drop)
 
 

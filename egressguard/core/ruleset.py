@@ -7,9 +7,11 @@ by packets and only read.
 
 from typing import Literal
 
+from egressguard.core.shards import NAMES
+
 FAMILY = "inet"
 TABLE = "egressguard"
-VERSION_CHAIN = "ruleset_v1"  # an empty chain; another version's rules are refused, never edited
+VERSION_CHAIN = "ruleset_v2"  # an empty chain; another version's rules are refused, never edited
 
 FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
                     "ether_type", "inet_service", "inet_proto", "uid"]
@@ -18,13 +20,21 @@ Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
 Leases = dict[str, dict[Element, float]]
 
+# Filled by the rules file; which of the inventory's sets an address belongs to.
+CONSTANT_MAPS = ("shard4", "shard6")
+
+# Attempts per host of the inventory, each in the set that its address chooses.
+INVENTORY: dict[str, Fields] = {
+    **dict.fromkeys(NAMES[4], ("ipv4_addr",)),
+    **dict.fromkeys(NAMES[6], ("ipv6_addr",)),
+}
+
 # In this order they are changed: let the permitted through before closing, close last.
 CONFIGURED: dict[str, Fields] = {
     "smtp_ports": ("inet_service",),
     "tunnel_protocols": ("inet_proto",),
     "blocked_ports": ("inet_service",),
-    "known4": ("ipv4_addr",),
-    "known6": ("ipv6_addr",),
+    **INVENTORY,
     "allow4": ("ifname", "ipv4_addr"),
     "allow6": ("ifname", "ipv6_addr"),
     "allow_mac4": ("ifname", "ipv4_addr", "ether_addr"),
@@ -54,11 +64,7 @@ LEASED: dict[str, Fields] = {
     "opened_family": ("nf_proto",),
 }
 
-# Attempts per host, and attempts per host and destination; strangers are hosts outside the inventory.
-INVENTORY: dict[str, Fields] = {
-    "known4": ("ipv4_addr",),
-    "known6": ("ipv6_addr",),
-}
+# Attempts per host outside the inventory, and attempts per host and destination.
 STRANGERS: dict[str, Fields] = {
     "stranger4": ("ipv4_addr",),
     "stranger6": ("ipv6_addr",),
@@ -75,6 +81,8 @@ ATTEMPT_MACS: dict[str, Fields] = {
     "attempt_mac4": ("ipv4_addr", "ether_addr"),
     "attempt_mac6": ("ipv6_addr", "ether_addr"),
 }
+# What the rules refuse without a second look; nobody reads them.
+FLOODS = ("flood4", "flood6")
 SENDER_MACS: dict[str, Fields] = {
     "sender_mac4": ("ipv4_addr", "ether_addr"),
     "sender_mac6": ("ipv6_addr", "ether_addr"),

@@ -56,12 +56,12 @@ _HOMES: dict[str, Fields] = {
     "other_port": ("ifname",),
     "observed_family": ("ether_type",),
 }
-_SHARED = ("smtp_ports", "tunnel_protocols", "blocked_ports", "known4", "known6", "allow4", "allow6",
-           "allow_mac4", "allow_mac6", "inside_if", "group_enforce4", "group_enforce6", "group_observe4",
-           "group_observe6")
+_KNOWN: dict[str, Fields] = {"known4": ("ipv4_addr",), "known6": ("ipv6_addr",)}
+_SHARED = ("smtp_ports", "tunnel_protocols", "blocked_ports", "allow4", "allow6", "allow_mac4",
+           "allow_mac6", "inside_if", "group_enforce4", "group_enforce6", "group_observe4", "group_observe6")
 BRIDGE = Table("bridge", "bridge.nft", "bridge_v1",
-               {**{name: CONFIGURED[name] for name in _SHARED}, **_HOMES},
-               {**LEASED, "opened_family": ("ether_type",)}, INVENTORY, STRANGERS, DESTINATIONS,
+               {**{name: CONFIGURED[name] for name in _SHARED}, **_KNOWN, **_HOMES},
+               {**LEASED, "opened_family": ("ether_type",)}, _KNOWN, STRANGERS, DESTINATIONS,
                ATTEMPT_MACS, SENDER_MACS)
 
 LAST_LINE = Table("netdev", "last_line.nft", "last_line_v1", {"blocked_ports": CONFIGURED["blocked_ports"]})

@@ -24,6 +24,7 @@ from egressguard.core.errors import EgressguardError, KernelError
 from egressguard.core.hosts import Address, host_of
 from egressguard.core.ruleset import INVENTORY, SMTP, STRANGERS, Element, Leases, Sets
 from egressguard.core.settings import Settings
+from egressguard.core.shards import shard_of
 from egressguard.kernel import Netfilter
 from egressguard.kernel.canary_packets import answer, syn, watch_outgoing
 from egressguard.kernel.perch import ETH_P_ALL, MAC_BYTES, perch
@@ -221,7 +222,8 @@ def _counted(kernel: Netfilter, source: Address) -> int:
     has none: it has one when the daemon sends canaries.
     """
     key = host_of(source)
-    for sets in (INVENTORY, STRANGERS):
+    shard = shard_of(source)  # the addresses that a canary flies from are the first of their /64
+    for sets in ({shard: INVENTORY[shard]}, STRANGERS):
         counts = kernel.counts(sets)
         if key in counts:
             return counts[key]

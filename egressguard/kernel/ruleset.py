@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from egressguard.core.ruleset import TABLE
+from egressguard.core.ruleset import CONSTANT_MAPS, TABLE
 from egressguard.kernel.netlink import (
     GETCHAIN,
     GETGEN,
@@ -21,6 +21,7 @@ from egressguard.kernel.netlink import (
     attributes,
     text,
 )
+from egressguard.kernel.sets import read_raw
 
 TABLE_NAME, TABLE_FLAGS, TABLE_HANDLE = 1, 2, 4
 TABLE_DORMANT = 1
@@ -121,8 +122,8 @@ def _hook(chain: dict[int, memoryview], hook: dict[int, memoryview], names: tupl
 
 
 def _fingerprint(netlink: Netlink, chains: dict[str, str]) -> str:
-    """A hash over chains and their rules. Chains come in the order in which they were made, which says
-    nothing; the rules within one come in theirs, which says everything.
+    """A hash over chains, their rules, and the maps that the file fills. Chains come in the order in which
+    they were made, which says nothing; the rules within one come in theirs, which says everything.
     """
     rules: dict[str, list[str]] = {name: [hook] for name, hook in chains.items()}
     for answer in netlink.dump(GETRULE, netlink.family, attribute(RULE_TABLE, TABLE), "reading rules"):
@@ -130,4 +131,13 @@ def _fingerprint(netlink: Netlink, chains: dict[str, str]) -> str:
         if text(found[RULE_TABLE]) == TABLE:
             expressions = bytes(found.get(RULE_EXPRESSIONS, b"")).hex()
             rules.setdefault(text(found[RULE_CHAIN]), []).append(expressions)
+    rules |= {f"map {name}": _elements(netlink, name) for name in CONSTANT_MAPS}
     return hashlib.sha256(repr(sorted(rules.items())).encode()).hexdigest()
+
+
+def _elements(netlink: Netlink, name: str) -> list[str]:
+    """A map's elements as the kernel has them; none when it is missing."""
+    try:
+        return sorted(bytes(element).hex() for element in read_raw(netlink, name))
+    except NoSuchEntry:
+        return []

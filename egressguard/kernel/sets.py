@@ -132,8 +132,13 @@ def _payloads(netlink: Netlink, name: str) -> list[memoryview]:
             if kind == LIST_ELEMENTS and payload]
 
 
+def read_raw(netlink: Netlink, name: str) -> Iterator[memoryview]:
+    """Every element's attributes. Raises NoSuchEntry when the table or the set is missing."""
+    return (element for payload in _payloads(netlink, name) for _, element in attributes(payload))
+
+
 def _all_elements(netlink: Netlink, name: str) -> Iterator[tuple[bytes, bytes, int, float]]:
-    return (_element(element) for payload in _payloads(netlink, name) for _, element in attributes(payload))
+    return map(_element, read_raw(netlink, name))
 
 
 def _columns(payload: memoryview) -> tuple[tuple[bytes, ...], tuple[int, ...]] | None:

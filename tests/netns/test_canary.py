@@ -96,7 +96,7 @@ def masquerade(site: Deployment) -> None:
         }""")
 
 
-LAST_DROP = ("\t\tlimit rate 500/second burst 500 packets reject with tcp reset\n\t\tdrop\n", "\t\taccept\n")
+LAST_DROP = ("\t\tjump answer\n\t\tjump remember\n\t\tdrop\n", "\t\taccept\n")
 
 
 def test_rules_without_their_last_drop_count_it_and_let_it_pass(site: Deployment) -> None:

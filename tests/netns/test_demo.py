@@ -18,7 +18,7 @@ def test_the_demo_tells_its_story(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("defence", "mutated", "step"), [
-    ('reject with tcp reset\n\t\tdrop', 'reject with tcp reset\n\t\taccept', None),
+    ('jump remember\n\t\tdrop', 'jump remember\n\t\taccept', None),
     ("\t\tgoto refuse\n", "\t\taccept\n", 4),
     ("jump attempt\n", "continue\n", 4),
     ("\t\tiifname . ip saddr @allow4 goto sender\n\t\tiifname . ip6", "\t\tiifname . ip6", 3),

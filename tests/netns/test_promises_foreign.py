@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from egressguard.core.ruleset import Leases, Sets
+from egressguard.core.ruleset import VERSION_CHAIN, Leases, Sets
 from egressguard.kernel import Netfilter, Ruleset
 from egressguard.kernel.events import Culprit, RulesetEvents
 from lab.deployment import Deployment
@@ -169,14 +169,16 @@ BASE = ["egress_forward", "egress_output"]
 ELEMENTS = {
     "inside_if": ['"wan"', '"eth9"'], "allow4": ['"web" . 198.51.100.12'], "allow6": ['"web" . 2001:db8:0:12::2'],
     "observed_family": ["ipv4", "ipv6"], "blocked_ports": ["26"], "smtp_ports": ["26"], "own_uid": ["0"],
-    "known4": ["198.51.100.77"], "answer_drop": ["ipv4"], "guarded_output": ["ipv6"], "own_to4": ["203.0.113.130"],
+    "known4_43": ["198.51.100.77"], "answer_drop": ["ipv4"], "guarded_output": ["ipv6"], "own_to4": ["203.0.113.130"],
     "group_observe4": ["25 . 198.51.100.0/24"], "allow_mac4": ['"web" . 198.51.100.12 . 00:00:5e:00:53:0c'],
     "tunnel_protocols": ["6"],
     "exception4": ['"web" . 198.51.100.12 timeout 1h'], "quarantine4": ["198.51.100.11 timeout 1h"],
     "opened_family": ["ipv4 timeout 1h"], "exception_to6": ['"web" . 2001:db8:0:12:: . 2001:db8:ffff::1 timeout 1h'],
 }
 PRESENT = {"inside_if": '"web"', "allow4": '"dmz" . 192.0.2.10', "allow6": '"dmz" . 2001:db8:0:a::2', "smtp_ports": "25",
-           "blocked_ports": "25", "known4": "198.51.100.12", "known6": "2001:db8:0:12::", "tunnel_protocols": "47"}
+           "blocked_ports": "25", "known4_34": "198.51.100.12", "known6_04": "2001:db8:0:12::", "tunnel_protocols": "47"}
+MAPS = ("delete element inet egressguard shard4 { 0.0.0.1 }", "flush map inet egressguard shard6",
+        "flush map inet egressguard shard4; add element inet egressguard shard4 { 0.0.0.0 : accept }")
 RULE = ["accept", "drop", "counter", "return", "tcp dport 25 accept", "ip saddr 198.51.100.12 accept", "meta mark set 1"]
 
 
@@ -187,7 +189,7 @@ def edit(dice: random.Random, site: Deployment) -> str:
     edits: list[Callable[[], str]] = [
         lambda: f"insert rule {table} {chain} {dice.choice(RULE)}",
         lambda: f"add rule {table} {chain} {dice.choice(RULE)}",
-        lambda: f"flush chain {table} {dice.choice([c for c in CHAINS if c != 'ruleset_v1'])}",
+        lambda: f"flush chain {table} {dice.choice([c for c in CHAINS if c != VERSION_CHAIN])}",
         lambda: f"delete rule {table} {dice.choice(handles(site))}",
         lambda: f"replace rule {table} {dice.choice(handles(site))} {dice.choice(RULE)}",
         lambda: f"add chain {table} extra{dice.randrange(99)}",
@@ -249,7 +251,7 @@ def test_an_element_more_or_less_of_every_set_is_put_right(site: Deployment) -> 
     site.start_router()
     before = listed(site)
     for harm in [*(f"add element inet egressguard {name} {{ {element} }}" for name in ELEMENTS for element in ELEMENTS[name]),
-                 *(f"delete element inet egressguard {name} {{ {element} }}" for name, element in PRESENT.items())]:
+                 *(f"delete element inet egressguard {name} {{ {element} }}" for name, element in PRESENT.items()), *MAPS]:
         site.world.router.run(["nft", harm])
         wait_until(lambda: listed(site) == before, harm, timeout_s=DETECTED_S * PATIENCE)
 

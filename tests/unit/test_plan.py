@@ -9,6 +9,7 @@ from egressguard.core.plan import diff, transaction
 from egressguard.core.policy import desired
 from egressguard.core.ruleset import CONFIGURED, Sets
 from egressguard.core.settings import Inside, Machine, Sender, Settings
+from egressguard.core.shards import shard_of
 
 SETTINGS = Settings(
     inside=(Inside(("dmz", "dmz2"), (ip_network("192.0.2.0/26"), ip_network("2001:db8:0:a::/64"))),),
@@ -25,7 +26,7 @@ def test_a_sender_is_an_address_behind_each_of_its_interfaces() -> None:
 
 def test_an_ipv6_host_is_known_by_its_prefix() -> None:
     machine = Machine("web", (ip_address("2001:db8:0:a:1:2:3:4"),))
-    assert desired(Settings(inside=SETTINGS.inside, host=(machine,)))["known6"] == {("2001:db8:0:a::",)}
+    assert desired(Settings(inside=SETTINGS.inside, host=(machine,)))[shard_of(ip_address("2001:db8:0:a::2"))] == {("2001:db8:0:a::",)}
 
 
 def test_observe_mode_is_both_families() -> None:
@@ -43,7 +44,7 @@ def test_a_transaction_is_readable_and_ends_with_what_closes() -> None:
         "add element inet egressguard smtp_ports { 25 }",
         "add element inet egressguard tunnel_protocols { 132, 135, 139, 140, 4, 41, 47, 51 }",
         "add element inet egressguard blocked_ports { 25 }",
-        "add element inet egressguard known4 { 192.0.2.11 }",
+        "add element inet egressguard known4_01 { 192.0.2.11 }",
         'add element inet egressguard allow4 { "dmz" . 192.0.2.10, "dmz2" . 192.0.2.10 }',
         'add element inet egressguard allow6 { "dmz" . 2001:db8:0:a::2, "dmz2" . 2001:db8:0:a::2 }',
         'add element inet egressguard inside_if { "dmz", "dmz2" }',
