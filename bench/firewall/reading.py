@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from bench.firewall.packets import inventory_address
+from egressguard.core.shards import spread
 from egressguard.kernel import Netfilter, nft
 from lab.namespaces import Namespace
 
@@ -53,7 +54,7 @@ def _child(namespace: Namespace, reader: str) -> dict[str, float]:
 
 def _change_one(number: int) -> float:
     began = time.perf_counter()
-    nft.apply(f"add element inet egressguard known6 {{ 2001:db8:ffff:{number}:: }}\n", "changing one")
+    nft.apply(f"add element inet egressguard known6_00 {{ 2001:db8:ffff:{number}:: }}\n", "changing one")
     return time.perf_counter() - began
 
 
@@ -72,7 +73,7 @@ def read_nft() -> dict[str, float]:
     """One `nft -j list set`, less an nft that reads nothing."""
     costs = []
     for command in (["nft", "-j", "list", "tables"],
-                    ["nft", "-j", "list", "set", "inet", "egressguard", "known6"]):
+                    ["nft", "-j", "list", "set", "inet", "egressguard", "known6_00"]):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
