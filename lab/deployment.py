@@ -86,7 +86,7 @@ class Deployment:
         self.router_config = folder / "egressguard.toml"
         self.milter_config = folder / "egressguard-milter.toml"
         self.messages = messages
-        self.exchange_url = f"sqlite:{folder}/exchange.db"
+        self.exchange_url, self.exchange_key = f"sqlite:{folder}/exchange.db", ""
         self.write_router_config(mode, inventory)
         self.milter_config.write_text(MILTER_FILES.format(folder=folder) + relay_config(messages))
 
