@@ -1,8 +1,8 @@
-"""From a bot's first blocked SYN to the changed limit at the relay, on real packets and with both real daemons.
+"""From a bot's first blocked SYN to the changed limit at the relay, on real packets, with both real daemons.
 
 Every run is another host, an IPv6 /64 behind web2, that connects to a few addresses outside. The end is the
-relay's report of the tightened limit as another reader of the exchange finds it, so it is told late rather than
-early. Hosts begin at random instants and overlap, as they would; nothing is measured twice.
+relay's report of the tightened limit as another reader of the exchange finds it, so it is told late rather
+than early. Hosts begin at random instants and overlap, as they would; nothing is measured twice.
 """
 
 import random
@@ -39,7 +39,8 @@ def site(folder: Path, kind: str, *, loss_percent: int = 0) -> Iterator[Deployme
         world = ending.enter_context(World())
         deployment = Deployment(world, folder, messages=LIMIT)
         if kind == "valkey":
-            server = ending.enter_context(Server(address=MAILSERVER.ipv4, port=6379, namespace=world.mailserver))
+            server = ending.enter_context(
+                Server(address=MAILSERVER.ipv4, port=6379, namespace=world.mailserver))
             _use(deployment, server, folder)
         _many_hosts(world, deployment)
         deployment.start_router()
@@ -69,6 +70,7 @@ def _use(deployment: Deployment, server: Server, folder: Path) -> None:
 def _many_hosts(world: World, deployment: Deployment) -> None:
     world.router.ip(f"route add {NETWORK} via {WEB2.ipv6}")
     world.web2.ip(f"route add local {NETWORK} dev lo")
+    world.web2.sysctl({"net.ipv6.ip_nonlocal_bind": 1})
     deployment.amend('"2001:db8:0:12::/64"', f'"2001:db8:0:12::/64", "{NETWORK}"')
 
 
@@ -94,8 +96,10 @@ class Reader:
             if not exchange.changed():
                 continue
             reports, now_s = exchange.reports(), time.monotonic()
-            for host in (h for report in reports for h, c in report.clients.items() if c.limit <= LIMIT // 10):
-                self.seen_s.setdefault(host, now_s)
+            for report in reports:
+                for host, client in report.clients.items():
+                    if client.limit <= LIMIT // 10:
+                        self.seen_s.setdefault(host, now_s)
         exchange.close()
 
 
@@ -103,13 +107,14 @@ def measure(deployment: Deployment, runs: int, *, pause_s: float, seed: int = 1)
     """Seconds from first SYN to changed limit of so many hosts; they begin `pause_s` apart on average."""
     chance, reader = random.Random(seed), Reader(deployment)
     began_s: dict[str, float] = {}
-    for run in range(runs):
-        host = f"2001:db8:1:{run + 1:x}::"
-        began_s[f"{host}/64"] = time.monotonic()
-        deployment.world.web2.call(_spam, f"{host}1")
-        time.sleep(chance.uniform(0, 2 * pause_s))
     try:
-        wait_until(lambda: began_s.keys() <= reader.seen_s.keys(), "every host's changed limit", timeout_s=PATIENCE_S)
+        for run in range(runs):
+            host = f"2001:db8:1:{run + 1:x}::"
+            began_s[f"{host}/64"] = time.monotonic()
+            deployment.world.web2.call(_spam, f"{host}1")
+            time.sleep(chance.uniform(0, 2 * pause_s))
+        wait_until(lambda: began_s.keys() <= reader.seen_s.keys(), "every host's changed limit",
+                   timeout_s=PATIENCE_S)
     finally:
         reader.stop()
     return sorted(reader.seen_s[host] - at_s for host, at_s in began_s.items())
@@ -124,7 +129,12 @@ def _spam(source: str) -> None:
         connection.bind((source, 0))
         connection.connect_ex((f"2001:db8:ffff::{130 + n:x}", 25))
         connections.append(connection)
-    threading.Timer(5.0, lambda: [connection.close() for connection in connections]).start()
+    threading.Timer(5.0, _close, [connections]).start()
+
+
+def _close(connections: list[socket.socket]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def percentile(sorted_s: list[float], share: float) -> float:

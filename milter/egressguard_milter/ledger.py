@@ -7,7 +7,7 @@ limit, however many connections ask at once. Times are the caller's monotonic se
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from egressguard_milter.account import Account, Amounts, Kind, Pool
 from egressguard_milter.places import Places
@@ -58,6 +58,7 @@ class Hold:
     messages: int = 0
     recipients: int = 0
     open: int = 0
+    taken: list[Any] = field(default_factory=list)  # where else it is counted (shared_ledger.py)
 
 
 class Ledger:
@@ -107,6 +108,13 @@ class Ledger:
                     account.recipients += 1
             return refusal
 
+    def shorten(self, hold: Hold, now_s: float) -> None:
+        """Gives back the recipient that was taken last."""
+        with self._lock:
+            hold.recipients -= 1
+            for _, account in hold.accounts:
+                account.recipients -= 1
+
     def settle(self, hold: Hold, recipients: int, now_s: float) -> None:
         """The message was accepted for so many recipients, and counts. A second time does nothing."""
         with self._lock:
@@ -143,6 +151,9 @@ class Ledger:
         with self._lock:
             self._memory.write([Record(key, Pool.KNOWN, None, now_s)])
             return self._places.forgive(key)
+
+    def tend(self, now_s: float) -> None:
+        """Looks after what is elsewhere; a ledger on its own has nothing."""
 
     def sweep(self, now_s: float) -> None:
         """Forgets some of what no longer counts; call it often, each call is short."""

@@ -71,6 +71,7 @@ def _number_mistakes(policy: Policy) -> Iterator[Mistake]:
     bounds: tuple[tuple[str, float, float, float], ...] = (
         ("signal_poll_s", policy.signal_poll_s, 0.05, 10),
         ("report_lifetime_s", policy.report_lifetime_s, 1, MAX_LIFETIME_S),
+        ("relays", policy.relays, 1, 1000),
         ("max_clients", policy.max_clients, 1, 10_000_000),
         ("max_sessions", policy.max_sessions, 1, 1_000_000),
         ("max_sessions_per_client", policy.max_sessions_per_client, 1, 1_000_000),

@@ -142,6 +142,7 @@ class Policy:
     socket: str = "inet:8892@127.0.0.1"
     exchange: str = "sqlite:/var/lib/egressguard/exchange/exchange.db"
     exchange_key: str = ""
+    relays: int = 1
     state: str = ""
     limits: Base = field(default_factory=Base)
     checks: Checks = field(default_factory=Checks)

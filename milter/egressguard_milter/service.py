@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from egressguard.boot import boot_id
+from egressguard.core.exchange_url import SqlitePlace, parse
 from egressguard.exchange import open_exchange
 from egressguard.service_manager import notify
 from egressguard_milter.answers import Answers
@@ -43,7 +44,7 @@ def run(path: Path) -> None:
     tallies, memory = Tallies(), _memory(policy)
     marks = Marks(policy.state_folder, boot_id())
     signals = Signals(marks.found)
-    ledger = Ledger(policy.horizon_s, policy.max_clients, memory)
+    ledger = _ledger(policy, memory)
     _remember(ledger, memory, policy)
     limits = Limits(policy, ledger, signals.state)
     reports = Reports(marks.epoch, limits, tallies, signals)
@@ -60,6 +61,19 @@ def run(path: Path) -> None:
     reason = server.serve()
     _last_steps(watch, endpoint, control)
     logger.info(line("stopped", reason=reason))
+
+
+def _ledger(policy: Policy, memory: Segments | None) -> Ledger:
+    """The ledger; with several relays and a server between them, one whose budgets they share."""
+    place = parse(policy.exchange)
+    if policy.relays == 1 or isinstance(place, SqlitePlace):
+        return Ledger(policy.horizon_s, policy.max_clients, memory)
+    from egressguard_milter.budgets import Budgets  # the client library is slow to import
+    from egressguard_milter.shared_ledger import SharedLedger
+
+    ledger = SharedLedger(policy.horizon_s, policy.max_clients, memory, Budgets(place), policy.relays)
+    ledger.tend(time.monotonic())
+    return ledger
 
 
 def _memory(policy: Policy) -> Segments | None:
@@ -85,6 +99,7 @@ def _upkeep(ledger: Ledger, memory: Segments | None, limits: Limits, marks: Mark
             signals: Signals, now_s: float) -> None:
     notify("WATCHDOG=1")
     ledger.sweep(now_s)
+    ledger.tend(now_s)
     marks.keep(signals.marks, now_s)
     if memory is not None:
         memory.maintain(limits.policy.horizon_s, now_s)

@@ -1,12 +1,11 @@
 """The contract of every exchange: on the fake, on SQLite and on the real server."""
 
+import pytest
+
 from egressguard.core.verdict import State
-from egressguard.exchange import Exchange
 from tests.exchanges import Open, bulletin, report
 
-
-def store(exchange: Exchange) -> object:
-    return exchange._store
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 def test_what_a_router_leaves_a_relay_finds(connect: Open) -> None:

@@ -14,10 +14,12 @@ from egressguard.core.verdict import State
 from egressguard.exchange import Exchange, open_exchange
 from egressguard.exchange.line import CALL_S
 from egressguard.exchange.valkey import ValkeyStore
+from lab.dripping import Dripping
 from lab.valkey import Server, certificates, free_port
 from tests.exchanges import bulletin, key_file, report
 
 COMMAND = Path(sys.executable).parent / "egressguard"
+pytestmark = pytest.mark.usefixtures("patient")
 SLACK_S = 1.0  # a shared machine's hesitation
 
 
@@ -171,8 +173,9 @@ def closing_time_s(place: ServerPlace) -> float:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_server_that_accepts_and_says_nothing_or_drips_costs_one_deadline(tls: bool, site: tuple[Server, Path]) -> None:
-    from lab.dripping import Dripping
+def test_a_server_that_accepts_and_says_nothing_or_drips_costs_one_deadline(
+        tls: bool, site: tuple[Server, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egressguard.exchange.line.CALL_S", CALL_S)
 
     ca = f"{site[1]}/ca.crt" if tls else ""
     for drip in (b"", b"+"):

@@ -1,0 +1,156 @@
+"""Spam that gets out: script/bench leak [--scale N] [--json FILE].
+
+One hour in the life of a compromised web server whose bot sends 10,000 messages, half of them directly, half
+through the relay, beside a healthy web server that sends 120 through the same relay. Real nft rules, daemons,
+Postfix and milter; what counts is what arrives at the sink outside. Time is scaled: an hour takes 3600 / N
+seconds, and every window, lifetime and period is divided by N as well (periods not below 50 ms, so the
+daemons are slower than in life by what is missing). The arms run beside each other, each in its own network.
+"""
+
+import argparse
+import json
+import random
+import smtplib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from lab.deployment import MILTER_PORT, Deployment
+from lab.mail import send
+from lab.namespaces import wait_until
+from lab.network import RELAY, WEB2, World
+from lab.postfix import Postfix
+from lab.sink import Sink
+
+SPAM, HEALTHY = 10_000, 120  # messages an hour
+HOUR_S = 3600.0
+STATIC = 40  # messages in ten minutes: the how-to's MsgRate
+ARMS = {
+    "nothing": "no firewall, no limits",
+    "firewall only": "port 25 is shut, the relay takes everything",
+    "static limits": f"port 25 is shut, ze-filter's limit: {STATIC} messages in 10 minutes",
+    "egressguard": "the same limit, a tenth of it for a compromised host (the default)",
+    "egressguard, factor 0.05": "the same limit, a twentieth of it for a compromised host",
+}
+
+
+def play(arm: str, scale: float) -> dict[str, Any]:
+    """One arm's hour: messages of the bot that arrived, and what became of the healthy server's."""
+    with ExitStack() as ending:
+        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="egressguard-leak-")))
+        world = ending.enter_context(World())
+        sink = ending.enter_context(Sink(world.outside))
+        deployment = Deployment(world, folder, messages=STATIC)
+        _configure(deployment, arm, scale)
+        limited = arm not in ("nothing", "firewall only")
+        if arm != "nothing":
+            deployment.start_router()
+        if limited:
+            deployment.start_milter()
+        ending.enter_context(Postfix(
+            world.relay, networks=("192.0.2.0/26", "198.51.100.0/24", "[2001:db8::]/32"),
+            routes={"outside.example": "203.0.113.130"}, milter=MILTER_PORT if limited else None))
+        relayed, healthy = _hour(world, scale)
+        expected = relayed[250] + healthy[250]
+        wait_until(lambda: _arrived(sink, RELAY.ipv4) >= expected, "all that the relay took", timeout_s=120)
+        arrived = Counter(m.subject.split()[0] for m in sink.messages())
+        return {"arm": arm, "spam_delivered": arrived["spam"], "spam_taken_by_relay": relayed[250],
+                "spam_direct": _arrived(sink, WEB2.ipv4), "healthy_sent": healthy.total(),
+                "healthy_delayed": healthy.total() - healthy[250], "scale": scale}
+
+
+def _configure(deployment: Deployment, arm: str, scale: float) -> None:
+    period_s = max(0.05, 0.25 / scale)
+    deployment.amend('router = "router"', f'router = "router"\nperiod_s = {period_s}')
+    text = deployment.milter_config.read_text()
+    text = text.replace("window_s = 600.0", f"window_s = {600 / scale}")
+    if arm == "static limits":
+        text = text.replace("exchange.db", "nobody.db")
+    if arm == "egressguard, factor 0.05":
+        text = text.replace("factor = 0.1", "factor = 0.05")
+    deployment.milter_config.write_text(f"signal_poll_s = {max(0.05, 0.2 / scale)}\n{text}")
+    # A score's half-life of an hour is long enough at any scale: no verdict lapses within the hour.
+
+
+def _arrived(sink: Sink, client: str) -> int:
+    return sum(m.client == client for m in sink.messages())
+
+
+def _hour(world: World, scale: float) -> tuple[Counter[int], Counter[int]]:
+    """What the relay answered to the bot, and to the healthy server."""
+    relayed, healthy = Counter[int](), Counter[int]()
+    chance = random.Random(1)
+
+    def through_the_relay(number: int) -> None:
+        relayed[_send(world.web2, RELAY.ipv4, f"spam {number}")] += 1
+
+    def directly(number: int) -> None:
+        world.web2.call(_direct, f"203.0.113.{chance.randint(130, 250)}", f"spam {number}")
+
+    def well(number: int) -> None:
+        healthy[_send(world.web1, RELAY.ipv4, f"healthy {number}")] += 1
+
+    threads = [threading.Thread(target=_steadily, args=(act, count, HOUR_S / scale)) for act, count in (
+        (through_the_relay, SPAM // 2), (directly, SPAM // 2), (well, HEALTHY))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return relayed, healthy
+
+
+def _send(host: Any, server: str, subject: str) -> int:
+    return send(host, server, recipients=["victim@outside.example"], subject=subject).code
+
+
+def _direct(address: str, subject: str) -> None:
+    try:
+        with smtplib.SMTP(address, 25, local_hostname=f"{WEB2.name}.example", timeout=5) as smtp:
+            smtp.sendmail("bot@web.example", ["victim@outside.example"], f"Subject: {subject}\r\n\r\nbuy\r\n")
+    except (TimeoutError, OSError, smtplib.SMTPException):
+        return
+
+
+def _steadily(act: Callable[[int], None], count: int, seconds: float) -> None:
+    """Calls `act` so often, evenly; a slow answer holds back nothing."""
+    began_s = time.monotonic()
+    with ThreadPoolExecutor(32) as pool:
+        for number in range(count):
+            time.sleep(max(0.0, began_s + number * seconds / count - time.monotonic()))
+            pool.submit(act, number)
+
+
+def main() -> None:
+    """Plays every arm and prints what got out."""
+    parser = argparse.ArgumentParser(prog="script/bench leak", description=__doc__)
+    parser.add_argument("--scale", type=float, default=20.0)
+    parser.add_argument("--arm", choices=ARMS, help="play this one only")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    if arguments.arm:
+        print(json.dumps(play(arguments.arm, arguments.scale)))
+        return
+    print(f"one hour in {HOUR_S / arguments.scale:.0f} s (scale {arguments.scale:g})", flush=True)
+    command = [sys.executable, "-m", "bench.leak", "--scale", str(arguments.scale), "--arm"]
+    running = [subprocess.Popen([*command, arm], stdout=subprocess.PIPE, text=True) for arm in ARMS]
+    found = [json.loads(process.communicate()[0]) for process in running]
+    static = next(f["spam_delivered"] for f in found if f["arm"] == "static limits")
+    for figures in found:
+        figures["of_static"] = round(figures["spam_delivered"] / static, 4)
+        print(f"{figures['arm']:26} {figures['spam_delivered']:6} messages of the bot arrived "
+              f"({figures['of_static']:6.2f} × static), {figures['healthy_delayed']} of "
+              f"{figures['healthy_sent']} healthy ones delayed: {ARMS[figures['arm']]}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
