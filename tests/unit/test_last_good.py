@@ -41,8 +41,7 @@ def test_a_write_that_ends_half_way_leaves_the_old_one(tmp_path: Path, monkeypat
     assert "No space left" in last_good.fault
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, and only root has to")
-def test_what_root_makes_belongs_to_the_folders_owner(tmp_path: Path) -> None:
+def test_what_root_makes_belongs_to_the_folders_owner(root: None, tmp_path: Path) -> None:
     os.chown(tmp_path, 4711, 4712)
     LastGood(tmp_path).keep("one\n", "inet")
     make_beside(tmp_path / "egressguard.db")

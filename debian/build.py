@@ -1,0 +1,237 @@
+"""Builds both Debian packages for the Debian it runs on, the wheel and the sdist: script/package calls it.
+
+What Debian has in a version that serves comes from Debian; the rest is installed from requirements/, by its
+hashes, into a folder of the package's own. Same commit, same bytes: every time is SOURCE_DATE_EPOCH.
+"""
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EPOCH = int(os.environ["SOURCE_DATE_EPOCH"])
+RUNTIME = ROOT / "requirements" / "runtime.txt"
+
+# Every distribution in requirements/runtime.txt stands in one of these. Debian 12's pydantic is version 1, Debian
+# 13's is 2.10 and cannot refuse unknown keys of a dataclass; Debian's pyroute2 is 0.7 and 0.8 (the namespaces'
+# descriptors and conntrack need 0.9).
+FROM_DEBIAN = {"click": "python3-click", "rich": "python3-rich", "markdown-it-py": "", "mdurl": "", "pygments": "",
+               "redis": "python3-redis", "prometheus-client": "python3-prometheus-client"}
+BUNDLED = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection", "pyroute2"}
+TO_BUILD = {"hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers", "win-inet-pton"}
+MAINTAINER = "the egressguard project <egressguard@example.org>"
+
+
+@dataclass(frozen=True)
+class Package:
+    """One binary package: its command, its units, and what it brings besides the Python code."""
+
+    name: str
+    summary: str
+    text: str
+    module: str
+    depends: tuple[str, ...]
+    files: dict[str, str]  # from the checkout (a folder as a whole) to the machine
+    links: dict[str, str] = field(default_factory=dict)
+    conffiles: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+ROUTER = Package(
+    "egressguard", "blocks and counts direct outgoing SMTP on a router",
+    "Nobody behind the router talks SMTP to the outside, except the senders; whoever tries is\n"
+    "counted, judged, and slowed down at the relay.", "egressguard.cli",
+    ("nftables (>= 1.0.6)", "python3-nftables", "python3-rich"),
+    {f"systemd/{unit}.service": "usr/lib/systemd/system/"
+     for unit in ("egressguard", "egressguard-rules", "egressguard-fallback")} | {
+        "systemd/nftables.conf": "usr/lib/systemd/system/nftables.service.d/egressguard.conf",
+        "systemd/load-rules": "usr/lib/egressguard/", "systemd/egressguard.sysusers": "usr/lib/sysusers.d/egressguard.conf",
+        "systemd/egressguard.tmpfiles": "usr/lib/tmpfiles.d/egressguard.conf",
+        "docs": "usr/share/doc/egressguard/", "rules/README.md": "usr/share/doc/egressguard/rules.md"},
+    {"usr/lib/egressguard/rules": "python/egressguard/rules"})
+MILTER = Package(
+    "egressguard-milter", "limits what each client may send through a mail relay",
+    "A milter for Postfix and sendmail. Over a limit is always temporary, and limits shrink\n"
+    "while a router suspects the client.", "egressguard_milter.cli", ("python3-milter",),
+    {"systemd/egressguard-milter.service": "usr/lib/systemd/system/",
+     "systemd/egressguard-milter.sysusers": "usr/lib/sysusers.d/egressguard-milter.conf",
+     "milter/egressguard-milter.toml": "etc/egressguard/", "milter/README.md": "usr/share/doc/egressguard-milter/"},
+    conffiles=("/etc/egressguard/egressguard-milter.toml",), without=("pyroute2",))
+STATE = '\nstate = ""', '\nstate = "/var/lib/egressguard-milter/counts"'
+
+LAUNCHER = """#!/usr/bin/python3 -I
+import sys
+
+sys.path.insert(0, "/usr/lib/{name}/python")
+from {module} import main
+
+sys.exit(main())
+"""
+
+
+def main(folder: Path) -> None:
+    """Puts everything into `folder` and names it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = wheel_and_sdist(folder)
+    for package in (ROUTER, MILTER):
+        with tempfile.TemporaryDirectory(prefix="package-") as scratch:
+            tree = Path(scratch) / package.name
+            stage(package, wheel, tree)
+            print(build(package, tree, folder))  # noqa: T201
+
+
+def wheel_and_sdist(folder: Path) -> Path:
+    """Builds both; the wheel's path."""
+    with tempfile.TemporaryDirectory(prefix="package-") as scratch:
+        run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", scratch, cwd=ROOT)
+        for path in sorted(Path(scratch).iterdir()):
+            shutil.copyfile(path, folder / path.name)
+            print(folder / path.name)  # noqa: T201
+        return next(folder / path.name for path in Path(scratch).glob("*.whl"))
+
+
+def stage(package: Package, wheel: Path, tree: Path) -> None:
+    """The package's files as they will lie on the machine."""
+    python = tree / "usr/lib" / package.name / "python"
+    install(package, wheel, python)
+    for source, target in package.files.items():
+        place(ROOT / source, tree / target / ("" if not target.endswith("/") or (ROOT / source).is_dir()
+                                              else Path(source).name))
+    for link, target in package.links.items():
+        (tree / link).symlink_to(target)
+    launcher = tree / "usr/bin" / package.name
+    launcher.parent.mkdir(parents=True)
+    launcher.write_text(LAUNCHER.format(name=package.name, module=package.module))
+    launcher.chmod(0o755)
+    manuals(package, tree)
+    changelog = tree / "usr/share/doc" / package.name / "changelog.gz"
+    changelog.write_bytes(gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), 9, mtime=0))
+    if package is MILTER:
+        sample = tree / "etc/egressguard/egressguard-milter.toml"
+        text = sample.read_text()
+        if STATE[0] not in text:
+            sys.exit("package: the milter's sample has no `state`")
+        sample.write_text(text.replace(*STATE))  # /var/lib/egressguard is not the milter's
+
+
+def install(package: Package, wheel: Path, target: Path) -> None:
+    """Our wheel and what is bundled, without what differs from run to run."""
+    pins = "\n".join(pinned(BUNDLED - set(package.without)))
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
+        wanted.write(pins)
+        wanted.flush()
+        pip("--require-hashes", "-r", wanted.name, target=target)
+    pip(str(wheel), target=target)
+    shutil.rmtree(target / "bin", ignore_errors=True)
+    for pattern in ("*.dist-info/RECORD", "*.dist-info/direct_url.json", "*.dist-info/INSTALLER", "*.dist-info/REQUESTED"):
+        for path in target.glob(pattern):
+            path.unlink()
+
+
+def pip(*what: str, target: Path) -> None:
+    """Installs into a folder, compiling nothing: the machine does, for its own interpreter."""
+    run(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps", "--no-compile",
+        "--only-binary=:all:", "--target", str(target), "--upgrade", *what)
+
+
+def pinned(names: set[str]) -> Iterator[str]:
+    """The lines of requirements/runtime.txt about `names`. Whatever is in that file must have a place here."""
+    for stanza in re.findall(r"^\S.*(?:\n[ ]+.*)*", RUNTIME.read_text(), re.MULTILINE):
+        name = re.split(r"[=\[ ]", stanza)[0].lower()
+        if name not in FROM_DEBIAN.keys() | BUNDLED | TO_BUILD:
+            sys.exit(f"package: {name} is new in requirements/: from Debian, or bundled? (debian/build.py)")
+        if name in names:
+            yield stanza
+
+
+def place(source: Path, target: Path) -> None:
+    """Copies a file or a folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(source, target)
+        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+
+
+def manuals(package: Package, tree: Path) -> None:
+    """Man pages and completions, compressed as Debian wants them."""
+    for page in sorted(ROOT.glob(f"docs/man/{package.name}.*")):
+        target = tree / "usr/share/man" / f"man{page.suffix[1:]}" / f"{page.name}.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(gzip.compress(page.read_bytes(), 9, mtime=0))
+
+
+def build(package: Package, tree: Path, folder: Path) -> Path:
+    """The .deb: control files, one time and plain modes everywhere, dpkg-deb."""
+    control = tree / "DEBIAN"
+    control.mkdir()
+    for script in ("postinst", "prerm", "postrm"):
+        shutil.copyfile(ROOT / "debian" / f"{package.name}.{script}", control / script)
+        (control / script).chmod(0o755)
+    if package.conffiles:
+        (control / "conffiles").write_text("".join(f"{path}\n" for path in package.conffiles))
+    sums = [f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.relative_to(tree)}\n"
+            for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink() and control not in path.parents]
+    (control / "md5sums").write_text("".join(sums))
+    version = f"{project_version()}-{os.environ.get('PACKAGE_REVISION', '1')}~deb{debian_version()}"
+    (control / "control").write_text(control_text(package, tree, version))
+    for path in [*tree.rglob("*"), tree]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+        os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
+    deb = folder / f"{package.name}_{version}_{architecture()}.deb"
+    run("dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(tree), str(deb))
+    return deb
+
+
+def control_text(package: Package, tree: Path, version: str) -> str:
+    """DEBIAN/control. What is compiled (pydantic-core) is for one Python and one architecture."""
+    here, following = sys.version_info[:2], (sys.version_info[0], sys.version_info[1] + 1)
+    python = f"python3 (>= {here[0]}.{here[1]}), python3 (<< {following[0]}.{following[1]})"
+    ours = RUNTIME.read_text()
+    both = [deb for name, deb in FROM_DEBIAN.items() if deb and deb != "python3-rich" and f"\n{name}==" in f"\n{ours}"]
+    depends = ", ".join([python, *package.depends, *sorted(both), "init-system-helpers", "systemd (>= 252)", "passwd"])
+    size = sum(path.lstat().st_size for path in tree.rglob("*") if path.is_file()) // 1024 + 1
+    body = "\n".join(f" {line}" for line in package.text.splitlines())
+    return (f"Package: {package.name}\nVersion: {version}\nArchitecture: {architecture()}\nMaintainer: {MAINTAINER}\n"
+            f"Installed-Size: {size}\nDepends: {depends}\nSection: mail\nPriority: optional\n"
+            f"Description: {package.summary}\n{body}\n")
+
+
+def project_version() -> str:
+    """The version in pyproject.toml."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+def debian_version() -> str:
+    """The number of the Debian that this is, such as 12."""
+    release = Path("/etc/os-release").read_text()
+    found = re.search(r'^VERSION_ID="?(\d+)', release, re.MULTILINE)
+    if found is None:
+        sys.exit("package: /etc/os-release names no VERSION_ID: build on Debian 12 or 13")
+    return found[1]
+
+
+def architecture() -> str:
+    """dpkg's name of this machine's."""
+    return subprocess.run(["dpkg", "--print-architecture"], text=True, capture_output=True, check=True).stdout.strip()
+
+
+def run(*argv: str, cwd: Path | None = None) -> None:
+    """Runs a program; its output is shown only when it fails."""
+    done = subprocess.run(argv, cwd=cwd, text=True, capture_output=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"package: {' '.join(argv[:6])}: {done.stdout}{done.stderr}")
+
+
+main(Path(sys.argv[1]).resolve())
