@@ -18,8 +18,14 @@ PROMISES = Path(__file__).parents[1] / "docs" / "promises.md"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write the golden files anew")
+    parser.addoption("--machine", metavar="DIST", help="also boot machines of this Debian (script/machine-test)")
     parser.addoption("--full", action="store_true", help="the full sizes of the promises, for hours not minutes")
     parser.addoption("--write-promises", action="store_true", help="write docs/promises.md from this run's figures")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Installing a Debian takes minutes and its mirrors: script/machine-test asks for it."""
+    return True if collection_path.name == "machine" and not config.getoption("--machine") else None
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

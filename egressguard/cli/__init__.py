@@ -18,6 +18,7 @@ from egressguard.cli.exchange import exchange, exchange_setup
 from egressguard.cli.folding import folded
 from egressguard.cli.history import history_json, history_text
 from egressguard.cli.host_argument import HOST
+from egressguard.cli.init import init
 from egressguard.cli.mta_config import mta_config
 from egressguard.cli.progress import waiting
 from egressguard.command_line import add_examples, completion, finish
@@ -217,6 +218,7 @@ def release(host: str | None, reason: str, config: Path) -> None:
 
 cli.add_command(exchange)
 cli.add_command(exchange_setup)
+cli.add_command(init)
 cli.add_command(mta_config)
 cli.add_command(completion("egressguard"))
 add_examples(cli, EXAMPLES)

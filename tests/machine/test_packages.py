@@ -1,0 +1,135 @@
+"""From `apt install` to `apt purge` on a freshly installed Debian: it works, it blocks, it stays, it goes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.crossroads import Crossroads, prepare
+from lab.debian import Disk, Machine, image
+from lab.namespaces import wait_until
+from lab.topology import WEB1
+from tests.machine.conftest import Packages
+
+# What apt, dpkg, systemd and the boot itself write, whoever is installed.
+NOT_OURS = ("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log", "/var/lib/systemd", "/run", "/proc", "/sys",
+            "/dev", "/tmp", "/var/tmp", "/root", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow",
+            "/etc/.pwd.lock", "/etc/ld.so.cache", "/etc/resolv.conf", "/etc/machine-id", "/etc/mailcap")
+
+
+def status(machine: Machine) -> tuple[int, dict[str, Any]]:
+    done = machine.execute("egressguard", "status", "--json")
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def files(machine: Machine) -> set[str]:
+    listed = machine.run("find", "/", "-xdev", "-not", "-name", "__pycache__", "-not", "-name", "*.pyc")
+    return {path for path in listed.splitlines() if not path.startswith(NOT_OURS)}
+
+
+def apt(machine: Machine, *words: str) -> str:
+    return machine.run("apt-get", "-qq", "-y", *words, DEBIAN_FRONTEND="noninteractive")
+
+
+def test_the_same_commit_makes_the_same_bytes(packages: Packages) -> None:
+    first, again = packages.hashes
+    assert first == again
+    assert len(first.splitlines()) == 4  # two packages, a wheel, an sdist
+
+
+def test_every_unit_exposes_little(installed: Disk) -> None:
+    with Disk(installed.written, *installed.layers) as disk, Crossroads(disk, per_second=0) as here:
+        here.machine.wait_until_booted()
+        for unit in ("egressguard-rules", "egressguard-fallback", "egressguard"):
+            here.machine.run("systemd-analyze", "security", "--threshold=20", f"{unit}.service")
+            here.machine.run("systemd-analyze", "verify", f"{unit}.service")
+
+
+def test_from_installing_to_purging(distribution: str, packages: Packages) -> None:
+    with Disk(image(distribution)) as disk:
+        prepare(disk)
+        with Crossroads(disk, per_second=0) as here:
+            machine = here.machine
+            machine.wait_until_booted()
+            with machine.internet():
+                machine.copy_in(packages.deb("egressguard"), "/var/tmp")
+                machine.copy_in(packages.deb("egressguard", 2), "/var/tmp")
+                machine.run("apt-get", "-qq", "update")
+                said = apt(machine, "--no-install-recommends", "install", str(
+                    Path("/var/tmp") / packages.deb("egressguard").name))
+            assert "run egressguard init" in said
+            assert "egressguard" not in machine.run("nft", "list", "tables"), "not configured, nothing blocked"
+            said = machine.run("egressguard", "init", "--yes")
+            assert f"{WEB1.segment}: inside" in said
+            code, seen = status(machine)
+            assert (code, seen["mode"], seen["daemon"]["runs"]) == (3, "observe", True)
+            machine.power_off()
+        _after_the_reboot(disk, packages)
+
+
+def _after_the_reboot(disk: Disk, packages: Packages) -> None:
+    with Crossroads(disk) as here:
+        machine = here.machine
+        assert machine.wait_until_booted() == "running"
+        here.smtp.wait_for(50)
+        wait_until(lambda: status(machine)[1]["hosts"].get(WEB1.ipv4, {}).get("attempts", 0) > 50, "counted attempts")
+        _enforce(machine)
+        code, seen = status(machine)
+        assert (code, seen["mode"], seen["rules_intact"]) == (1, "enforce", True), seen["findings"]
+        assert not [f for f in seen["findings"] if f["exit_code"] != 1], "healthy but for the host that tries"
+        here.smtp.count()
+        _upgrade(here, packages)
+        _remove_and_purge(here)
+
+
+def _enforce(machine: Machine) -> None:
+    machine.run("sed", "-i", 's/mode = "observe"/mode = "enforce"/', "/etc/egressguard/egressguard.toml")
+    machine.run("systemctl", "reload", "egressguard")
+    wait_until(lambda: status(machine)[1]["mode"] == "enforce", "mode enforce")
+
+
+def _upgrade(here: Crossroads, packages: Packages) -> None:
+    machine, passed = here.machine, here.smtp.count()
+    before, pid = status(machine)[1]["totals"]["attempts"], machine.run("pidof", "-x", "egressguard")
+    apt(machine, "install", str(Path("/var/tmp") / packages.deb("egressguard", 2).name))
+    here.wait_for_traffic()
+    assert here.smtp.count() == passed, "an upgrade opens nothing"
+    wait_until(lambda: status(machine)[1]["daemon"]["runs"], "the new daemon")
+    assert machine.run("pidof", "-x", "egressguard") != pid
+    assert status(machine)[1]["totals"]["attempts"] > before, "an upgrade keeps the counts"
+
+
+def _remove_and_purge(here: Crossroads) -> None:
+    machine, passed = here.machine, here.smtp.count()
+    said = apt(machine, "remove", "egressguard")
+    assert "nft delete table inet egressguard" in said, "remove says how to open"
+    here.wait_for_traffic()
+    assert here.smtp.count() == passed, "remove keeps the enforcement"
+    assert machine.execute("test", "-e", "/etc/egressguard/egressguard.toml").returncode == 0
+    apt(machine, "purge", "egressguard")
+    here.wait_for_traffic()
+    assert here.smtp.count() > passed, "purge takes the rules out of the kernel"
+    assert "egressguard" not in machine.run("nft", "list", "tables")
+    assert machine.execute("getent", "passwd", "egressguard").returncode != 0
+    assert machine.execute("getent", "group", "egressguard-exchange").returncode != 0
+    assert {path for path in files(machine) if "egressguard" in path} == set()
+
+
+@pytest.mark.parametrize("name", ["egressguard-milter"])
+def test_the_milter_serves_after_its_installation(distribution: str, packages: Packages, name: str) -> None:
+    with Disk(image(distribution)) as disk, Crossroads(disk, per_second=0) as here:
+        machine = here.machine
+        machine.wait_until_booted()
+        with machine.internet():
+            machine.copy_in(packages.deb(name), "/var/tmp")
+            machine.run("apt-get", "-qq", "update")
+            apt(machine, "--no-install-recommends", "install", f"/var/tmp/{packages.deb(name).name}")
+        machine.run("systemctl", "is-active", "egressguard-milter")
+        machine.run("systemd-analyze", "security", "--threshold=20", "egressguard-milter.service")
+        machine.run("systemd-analyze", "verify", "egressguard-milter.service")
+        assert machine.run("egressguard-milter", "explain", WEB1.ipv4)
+        apt(machine, "purge", name)
+        assert machine.execute("getent", "passwd", name).returncode != 0
+        assert {path for path in files(machine) if "egressguard" in path} == set()
