@@ -21,13 +21,15 @@ ROOT = Path(__file__).resolve().parent.parent
 EPOCH = int(os.environ["SOURCE_DATE_EPOCH"])
 RUNTIME = ROOT / "requirements" / "runtime.txt"
 
-# Every distribution in requirements/runtime.txt stands in one of these. Debian 12's pydantic is version 1, Debian
-# 13's is 2.10 and cannot refuse unknown keys of a dataclass; Debian's pyroute2 is 0.7 and 0.8 (the namespaces'
-# descriptors and conntrack need 0.9).
-FROM_DEBIAN = {"click": "python3-click", "rich": "python3-rich", "markdown-it-py": "", "mdurl": "", "pygments": "",
-               "redis": "python3-redis", "prometheus-client": "python3-prometheus-client"}
-BUNDLED = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection", "pyroute2"}
+# Every distribution in requirements/runtime.txt stands in one of these. Debian 12's pydantic is version 1,
+# Debian 13's is 2.10 and cannot refuse unknown keys while it checks strictly; Debian's pyroute2 is 0.7 and 0.8.
+FROM_DEBIAN = {"click": "python3-click", "rich": "python3-rich", "markdown-it-py": "", "mdurl": "",
+               "pygments": "", "redis": "python3-redis", "prometheus-client": "python3-prometheus-client"}
+BUNDLED = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection",
+           "pyroute2"}
 TO_BUILD = {"hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers", "win-inet-pton"}
+UNREPEATABLE = ("RECORD", "direct_url.json", "INSTALLER", "REQUESTED")
+UNITS = "usr/lib/systemd/system/"
 MAINTAINER = "the egressguard project <egressguard@example.org>"
 
 
@@ -50,21 +52,23 @@ ROUTER = Package(
     "egressguard", "blocks and counts direct outgoing SMTP on a router",
     "Nobody behind the router talks SMTP to the outside, except the senders; whoever tries is\n"
     "counted, judged, and slowed down at the relay.", "egressguard.cli",
-    ("nftables (>= 1.0.6)", "python3-nftables", "python3-rich"),
-    {f"systemd/{unit}.service": "usr/lib/systemd/system/"
-     for unit in ("egressguard", "egressguard-rules", "egressguard-fallback")} | {
-        "systemd/nftables.conf": "usr/lib/systemd/system/nftables.service.d/egressguard.conf",
-        "systemd/load-rules": "usr/lib/egressguard/", "systemd/egressguard.sysusers": "usr/lib/sysusers.d/egressguard.conf",
-        "systemd/egressguard.tmpfiles": "usr/lib/tmpfiles.d/egressguard.conf",
-        "docs": "usr/share/doc/egressguard/", "rules/README.md": "usr/share/doc/egressguard/rules.md"},
+    ("nftables (>= 1.0.6)", "python3-nftables"),
+    {"systemd/egressguard.service": UNITS, "systemd/egressguard-rules.service": UNITS,
+     "systemd/egressguard-fallback.service": UNITS,
+     "systemd/nftables.conf": f"{UNITS}nftables.service.d/egressguard.conf",
+     "systemd/load-rules": "usr/lib/egressguard/",
+     "systemd/egressguard.sysusers": "usr/lib/sysusers.d/egressguard.conf",
+     "systemd/egressguard.tmpfiles": "usr/lib/tmpfiles.d/egressguard.conf",
+     "docs": "usr/share/doc/egressguard/", "rules/README.md": "usr/share/doc/egressguard/rules.md"},
     {"usr/lib/egressguard/rules": "python/egressguard/rules"})
 MILTER = Package(
     "egressguard-milter", "limits what each client may send through a mail relay",
     "A milter for Postfix and sendmail. Over a limit is always temporary, and limits shrink\n"
     "while a router suspects the client.", "egressguard_milter.cli", ("python3-milter",),
-    {"systemd/egressguard-milter.service": "usr/lib/systemd/system/",
+    {"systemd/egressguard-milter.service": UNITS,
      "systemd/egressguard-milter.sysusers": "usr/lib/sysusers.d/egressguard-milter.conf",
-     "milter/egressguard-milter.toml": "etc/egressguard/", "milter/README.md": "usr/share/doc/egressguard-milter/"},
+     "milter/egressguard-milter.toml": "etc/egressguard/",
+     "milter/README.md": "usr/share/doc/egressguard-milter/"},
     conffiles=("/etc/egressguard/egressguard-milter.toml",), without=("pyroute2",))
 STATE = '\nstate = ""', '\nstate = "/var/lib/egressguard-milter/counts"'
 
@@ -132,19 +136,19 @@ def install(package: Package, wheel: Path, target: Path) -> None:
         pip("--require-hashes", "-r", wanted.name, target=target)
     pip(str(wheel), target=target)
     shutil.rmtree(target / "bin", ignore_errors=True)
-    for pattern in ("*.dist-info/RECORD", "*.dist-info/direct_url.json", "*.dist-info/INSTALLER", "*.dist-info/REQUESTED"):
-        for path in target.glob(pattern):
+    for name in UNREPEATABLE:
+        for path in target.glob(f"*.dist-info/{name}"):
             path.unlink()
 
 
 def pip(*what: str, target: Path) -> None:
     """Installs into a folder, compiling nothing: the machine does, for its own interpreter."""
-    run(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps", "--no-compile",
-        "--only-binary=:all:", "--target", str(target), "--upgrade", *what)
+    run(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "--no-deps",
+        "--no-compile", "--only-binary=:all:", "--target", str(target), "--upgrade", *what)
 
 
 def pinned(names: set[str]) -> Iterator[str]:
-    """The lines of requirements/runtime.txt about `names`. Whatever is in that file must have a place here."""
+    """The lines of requirements/runtime.txt about `names`; whatever is in that file has a place above."""
     for stanza in re.findall(r"^\S.*(?:\n[ ]+.*)*", RUNTIME.read_text(), re.MULTILINE):
         name = re.split(r"[=\[ ]", stanza)[0].lower()
         if name not in FROM_DEBIAN.keys() | BUNDLED | TO_BUILD:
@@ -180,9 +184,7 @@ def build(package: Package, tree: Path, folder: Path) -> Path:
         (control / script).chmod(0o755)
     if package.conffiles:
         (control / "conffiles").write_text("".join(f"{path}\n" for path in package.conffiles))
-    sums = [f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.relative_to(tree)}\n"
-            for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink() and control not in path.parents]
-    (control / "md5sums").write_text("".join(sums))
+    (control / "md5sums").write_text("".join(sums(tree)))
     version = f"{project_version()}-{os.environ.get('PACKAGE_REVISION', '1')}~deb{debian_version()}"
     (control / "control").write_text(control_text(package, tree, version))
     for path in [*tree.rglob("*"), tree]:
@@ -194,17 +196,27 @@ def build(package: Package, tree: Path, folder: Path) -> Path:
     return deb
 
 
+def sums(tree: Path) -> Iterator[str]:
+    """What `dpkg --verify` compares with."""
+    for path in sorted(tree.rglob("*")):
+        name = path.relative_to(tree)
+        if path.is_file() and not path.is_symlink() and name.parts[0] != "DEBIAN":
+            yield f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {name}\n"
+
+
 def control_text(package: Package, tree: Path, version: str) -> str:
     """DEBIAN/control. What is compiled (pydantic-core) is for one Python and one architecture."""
     here, following = sys.version_info[:2], (sys.version_info[0], sys.version_info[1] + 1)
     python = f"python3 (>= {here[0]}.{here[1]}), python3 (<< {following[0]}.{following[1]})"
-    ours = RUNTIME.read_text()
-    both = [deb for name, deb in FROM_DEBIAN.items() if deb and deb != "python3-rich" and f"\n{name}==" in f"\n{ours}"]
-    depends = ", ".join([python, *package.depends, *sorted(both), "init-system-helpers", "systemd (>= 252)", "passwd"])
+    wanted = f"\n{RUNTIME.read_text()}"
+    both = [deb for name, deb in FROM_DEBIAN.items() if deb and f"\n{name}==" in wanted]
+    depends = ", ".join([python, *dict.fromkeys([*package.depends, *both]), "init-system-helpers",
+                         "systemd (>= 252)", "passwd"])
     size = sum(path.lstat().st_size for path in tree.rglob("*") if path.is_file()) // 1024 + 1
     body = "\n".join(f" {line}" for line in package.text.splitlines())
-    return (f"Package: {package.name}\nVersion: {version}\nArchitecture: {architecture()}\nMaintainer: {MAINTAINER}\n"
-            f"Installed-Size: {size}\nDepends: {depends}\nSection: mail\nPriority: optional\n"
+    return (f"Package: {package.name}\nVersion: {version}\nArchitecture: {architecture()}\n"
+            f"Maintainer: {MAINTAINER}\nInstalled-Size: {size}\nDepends: {depends}\n"
+            "Section: mail\nPriority: optional\n"
             f"Description: {package.summary}\n{body}\n")
 
 
@@ -223,8 +235,9 @@ def debian_version() -> str:
 
 
 def architecture() -> str:
-    """dpkg's name of this machine's."""
-    return subprocess.run(["dpkg", "--print-architecture"], text=True, capture_output=True, check=True).stdout.strip()
+    """What dpkg calls this kind of machine."""
+    return subprocess.run(["dpkg", "--print-architecture"], text=True, capture_output=True,
+                          check=True).stdout.strip()
 
 
 def run(*argv: str, cwd: Path | None = None) -> None:

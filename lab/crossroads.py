@@ -10,7 +10,17 @@ from lab.namespaces import Namespace
 from lab.network import HOST_INTERFACE
 from lab.sniffer import CountingSniffer
 from lab.syns import SynSource, Wire
-from lab.topology import INTERNET4, INTERNET6, OUTSIDE, ROUTER_MAC, SOMEBODY4, SOMEBODY6, WAN, WEB1, host_commands
+from lab.topology import (
+    INTERNET4,
+    INTERNET6,
+    OUTSIDE,
+    ROUTER_MAC,
+    SOMEBODY4,
+    SOMEBODY6,
+    WAN,
+    WEB1,
+    host_commands,
+)
 
 INTERFACES = f"""
 auto lo

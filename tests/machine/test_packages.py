@@ -75,7 +75,7 @@ def _after_the_reboot(disk: Disk, packages: Packages) -> None:
         assert machine.wait_until_booted() == "running"
         here.smtp.wait_for(50)
         wait_until(lambda: status(machine)[1]["hosts"].get(WEB1.ipv4, {}).get("attempts", 0) > 50, "counted attempts")
-        _enforce(machine)
+        enforce(machine)
         code, seen = status(machine)
         assert (code, seen["mode"], seen["rules_intact"]) == (1, "enforce", True), seen["findings"]
         assert not [f for f in seen["findings"] if f["exit_code"] != 1], "healthy but for the host that tries"
@@ -84,7 +84,7 @@ def _after_the_reboot(disk: Disk, packages: Packages) -> None:
         _remove_and_purge(here)
 
 
-def _enforce(machine: Machine) -> None:
+def enforce(machine: Machine) -> None:
     machine.run("sed", "-i", 's/mode = "observe"/mode = "enforce"/', "/etc/egressguard/egressguard.toml")
     machine.run("systemctl", "reload", "egressguard")
     wait_until(lambda: status(machine)[1]["mode"] == "enforce", "mode enforce")
