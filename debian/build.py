@@ -22,7 +22,7 @@ EPOCH = int(os.environ["SOURCE_DATE_EPOCH"])
 RUNTIME = ROOT / "requirements" / "runtime.txt"
 
 # Every distribution in requirements/runtime.txt stands in one of these. Debian 12's pydantic is version 1,
-# Debian 13's is 2.10 and cannot refuse unknown keys while it checks strictly; Debian's pyroute2 is 0.7 and 0.8.
+# Debian 13's is 2.10 and cannot refuse unknown keys while it checks strictly; pyroute2 is 0.7 and 0.8.
 FROM_DEBIAN = {"click": "python3-click", "rich": "python3-rich", "markdown-it-py": "", "mdurl": "",
                "pygments": "", "redis": "python3-redis", "prometheus-client": "python3-prometheus-client"}
 BUNDLED = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection",
