@@ -22,11 +22,12 @@ EPOCH = int(os.environ["SOURCE_DATE_EPOCH"])
 RUNTIME = ROOT / "requirements" / "runtime.txt"
 
 # Every distribution in requirements/runtime.txt stands in one of these. Debian 12's pydantic is version 1,
-# Debian 13's is 2.10 and cannot refuse unknown keys while it checks strictly; pyroute2 is 0.7 and 0.8.
+# Debian 13's is 2.10 and cannot refuse unknown keys while it checks strictly; pyroute2 is 0.7, 0.8;
+# redis is 4.3 in Debian 12.
 FROM_DEBIAN = {"click": "python3-click", "rich": "python3-rich", "markdown-it-py": "", "mdurl": "",
-               "pygments": "", "redis": "python3-redis", "prometheus-client": "python3-prometheus-client"}
+               "pygments": "", "prometheus-client": "python3-prometheus-client"}
 BUNDLED = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection",
-           "pyroute2"}
+           "pyroute2", "redis", "async-timeout"}
 TO_BUILD = {"hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers", "win-inet-pton"}
 UNREPEATABLE = ("RECORD", "direct_url.json", "INSTALLER", "REQUESTED")
 UNITS = "usr/lib/systemd/system/"
@@ -64,7 +65,7 @@ ROUTER = Package(
 MILTER = Package(
     "egressguard-milter", "limits what each client may send through a mail relay",
     "A milter for Postfix and sendmail. Over a limit is always temporary, and limits shrink\n"
-    "while a router suspects the client.", "egressguard_milter.cli", ("python3-milter",),
+    "while a router suspects the client.", "egressguard_milter.cli", (),
     {"systemd/egressguard-milter.service": UNITS,
      "systemd/egressguard-milter.sysusers": "usr/lib/sysusers.d/egressguard-milter.conf",
      "milter/egressguard-milter.toml": "etc/egressguard/",

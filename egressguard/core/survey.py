@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_interface
 
 from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import Address
-from egressguard.core.settings import Network
+from egressguard.core.path_settings import Network
 from egressguard.core.surroundings import Link
 
 LIKELY_EVIDENCE = frozenset({"sends", "receives"})
@@ -154,23 +154,35 @@ def _lines(router: str, chosen: list[Place], senders: list[Candidate],
     yield "# Nothing is blocked yet: `egressguard hosts --would-block` lists who would be. Name the senders"
     yield '# below, then write "enforce" here and say `systemctl reload egressguard`.'
     yield 'mode = "observe"'
-    taken: list[Network] = []
+    yield ""
     for place in chosen:
+        yield f"# {place.interface} is {'inside' if place.inside else 'outside'}: {place.why}."
+    for interfaces, networks in _joined([place for place in chosen if place.inside]):
         yield ""
-        if not place.inside:
-            yield f"# {place.interface} is outside: {place.why}. Whatever is not listed here is."
-            continue
-        networks = [n for n in place.networks
-                    if not any(n.version == t.version and n.overlaps(t) for t in taken)]
-        taken += networks
-        yield f"# {place.interface} is inside: {place.why}."
         yield "[[inside]]"
-        yield f"interfaces = {json.dumps([place.interface])}"
+        yield f"interfaces = {json.dumps(interfaces)}"
         yield f"networks = {json.dumps(list(map(str, networks)))}"
     for sender in senders:
         yield from _sender(sender, "")
     for sender in doubtful:
         yield from _sender(sender, "# ")
+
+
+def _joined(inside: list[Place]) -> list[tuple[list[str], list[Network]]]:
+    """A network that is on several interfaces stands in one entry, with all of them."""
+    entries: list[tuple[list[str], list[Network]]] = []
+    for place in inside:
+        same = next((e for e in entries if any(_overlap(n, t) for n in place.networks for t in e[1])), None)
+        if same is None:
+            entries.append(([place.interface], list(place.networks)))
+        else:
+            same[0].append(place.interface)
+            same[1].extend(n for n in place.networks if not any(_overlap(n, t) for t in same[1]))
+    return entries
+
+
+def _overlap(one: Network, other: Network) -> bool:
+    return one.version == other.version and one.overlaps(other)
 
 
 def _sender(sender: Candidate, mark: str) -> Iterator[str]:

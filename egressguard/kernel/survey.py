@@ -12,7 +12,8 @@ from pyroute2 import IPRoute, NFCTSocket
 from pyroute2.netlink.exceptions import NetlinkError
 
 from egressguard.core.hosts import Address
-from egressguard.core.settings import SMTP_PORT, Network
+from egressguard.core.path_settings import Network
+from egressguard.core.settings import SMTP_PORT
 from egressguard.core.survey import Flow, Survey
 from egressguard.kernel.links import read_links
 
