@@ -72,6 +72,9 @@ class Kernel(Protocol):
         """Gives back what it holds."""
 
 
+# What systemd/load-rules shuts port 25 with when nothing else loads: it goes in the transaction that brings the
+# rules. Declared before, since deleting what is not there would fail.
+RELIEF = "table inet egressguard_fallback\ndelete table inet egressguard_fallback\n"
 OWN_GENERATIONS = 1000  # remembered; far more than come between two looks at the events
 
 
@@ -175,11 +178,11 @@ class Netfilter:
         """
         text = rules.text()
         removed = _misplaced(have, self.expected(rules), rules) if have is not None else ""
-        self._change(removed + text + transaction(changes, self._table), f"loading {rules}")
+        self._change(RELIEF + removed + text + transaction(changes, self._table), f"loading {rules}")
 
     def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
-        self._change(f"delete table {self._table.family} {TABLE}\n{rules.text()}"
+        self._change(f"{RELIEF}delete table {self._table.family} {TABLE}\n{rules.text()}"
                      f"{transaction(changes, self._table)}",
                      f"loading {rules} in place of a damaged table")
 

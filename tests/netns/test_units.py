@@ -1,0 +1,231 @@
+"""The very commands of the units, in a namespace under attack: what a boot loads, and what no order opens.
+
+Whole boots, with systemd as PID 1 and every unit disturbed in turn: tests/machine (script/machine-test).
+"""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from egressguard.last_good import FILE
+from lab.deployment import Deployment
+from lab.namespaces import LabError
+from lab.network import SOMEBODY4, SOMEBODY6, World
+from lab.sniffer import CountingSniffer
+from lab.syns import SynSource, Wire
+from lab.topology import RELAY, ROUTER_MAC, WEB2
+
+PROJECT = Path(__file__).parents[2]
+UNITS = PROJECT / "systemd"
+INSTALLED = "/usr/lib/egressguard/"
+
+
+def commands(unit: str, key: str) -> list[list[str]]:
+    """The unit's lines of `key`, as argument lists."""
+    lines = re.findall(rf"^{key}=[-+!:@]*(\S.*)$", (UNITS / unit).read_text(), re.MULTILINE)
+    assert lines, f"{unit} has no {key}"
+    return [shlex.split(line) for line in lines]
+
+
+class Router:
+    """The lab's router with the units' program in a folder like the installed one, and a state folder."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self.state = world, folder
+        self.program = folder / "lib"
+        (self.program / "rules").mkdir(parents=True)
+        (self.program / "load-rules").write_bytes((UNITS / "load-rules").read_bytes())
+        (self.program / "load-rules").chmod(0o755)
+        self.rules = self.program / "rules" / "egressguard.nft"
+        self.rules.write_bytes((PROJECT / "rules" / "egressguard.nft").read_bytes())
+
+    def runs(self, unit: str, key: str = "ExecStart") -> int:
+        """Runs a unit's commands in the namespace, without a daemon, as systemd would; the last exit code."""
+        code = 0
+        for program, *words in commands(unit, key):
+            argv = [program.replace(INSTALLED, f"{self.program}/"), *words]
+            code = self.world.router.popen(argv, env={**os.environ, "EGRESSGUARD_STATE": str(self.state)},
+                                           stderr=subprocess.DEVNULL).wait(60)
+        return code
+
+    def boots(self) -> None:
+        """nftables.service, ours, and the fallback, in the order of the units."""
+        self.nft("flush", "ruleset")
+        self.runs("nftables.conf", "ExecStartPost")
+        self.runs("egressguard-rules.service")
+        self.runs("egressguard-fallback.service")
+
+    def tables(self) -> list[str]:
+        return self.nft("list", "tables").splitlines()
+
+    def nft(self, *words: str) -> str:
+        return self.world.router.run(["nft", *words]).stdout
+
+
+@pytest.fixture
+def router(fresh_world: World, tmp_path: Path) -> Router:
+    return Router(fresh_world, tmp_path)
+
+
+@contextmanager
+def attacked(world: World, family: int) -> Iterator[None]:
+    """No SYN to port 25 may be seen beyond the WAN interface while a web server tries all the time."""
+    source = SynSource(world.web2, Wire("eth0", WEB2.mac, ROUTER_MAC["web"]), count=10_000_000, per_second=2000,
+                       sources=[WEB2.addresses[family == 6]], destinations=[SOMEBODY4 if family == 4 else SOMEBODY6])
+    with CountingSniffer(world.outside, "eth0", port=25) as beyond, \
+            CountingSniffer(world.router, "web", port=25) as arriving:
+        yield
+        arriving.wait_for(arriving.count() + 200)
+        assert source.stop() > 0
+        assert beyond.stop() == 0, "SYNs leaked"
+
+
+both_families = pytest.mark.parametrize("family", [4, 6])
+
+
+def settled(site: Deployment) -> None:
+    """The daemon has been there, and its last good file is written."""
+    site.start_router().terminate()
+
+
+@both_families
+def test_a_boot_begins_with_the_sites_policy(router: Router, site: Deployment, family: int) -> None:
+    settled(site)
+    router.state = site.folder
+    before = router.nft("-s", "list", "table", "inet", "egressguard")
+    router.boots()
+    assert router.nft("-s", "list", "table", "inet", "egressguard") == before
+    assert RELAY.addresses[family == 6] in before
+    with attacked(router.world, family):
+        pass
+
+
+def test_a_boot_in_mode_observe_blocks_nobody(router: Router, site: Deployment) -> None:
+    site.amend('mode = "enforce"', 'mode = "observe"')
+    settled(site)
+    router.state = site.folder
+    router.boots()
+    with pytest.raises(AssertionError, match="SYNs leaked"), attacked(router.world, 4):
+        pass
+
+
+@both_families
+@pytest.mark.parametrize("content", [None, "", "table inet egressguard {", "no nft\n# complete\n"])
+def test_without_a_good_file_the_rules_alone_block(router: Router, content: str | None, family: int) -> None:
+    if content is not None:
+        (router.state / FILE).write_text(content)
+    router.boots()
+    assert router.tables() == ["table inet egressguard"]
+    with attacked(router.world, family):
+        pass
+
+
+@both_families
+def test_without_any_file_the_fallback_blocks_until_rules_replace_it(router: Router, family: int) -> None:
+    good = router.rules.read_bytes()
+    router.rules.write_text("no nft\n")
+    router.nft("flush", "ruleset")
+    assert router.runs("egressguard-rules.service") != 0, "the unit shows as failed"
+    assert router.tables() == ["table inet egressguard_fallback"]
+    with attacked(router.world, family):
+        router.rules.write_bytes(good)
+        assert router.runs("egressguard-rules.service") == 0
+    assert router.tables() == ["table inet egressguard"]
+
+
+@both_families
+def test_if_the_rules_unit_never_ran_the_fallback_unit_blocks(router: Router, family: int) -> None:
+    assert router.runs("egressguard-fallback.service") == 0
+    with attacked(router.world, family):
+        assert router.runs("egressguard-fallback.service") == 0, "again"
+    assert router.tables() == ["table inet egressguard_fallback"]
+
+
+@both_families
+def test_the_daemon_takes_over_from_the_fallback(router: Router, site: Deployment, family: int) -> None:
+    router.runs("egressguard-fallback.service")
+    with attacked(router.world, family):
+        site.start_router()
+    assert router.tables() == ["table inet egressguard"]
+
+
+@both_families
+def test_a_unit_that_starts_again_keeps_every_count(router: Router, family: int) -> None:
+    router.boots()
+    with attacked(router.world, family):
+        before = router.nft("list", "counter", "inet", "egressguard", "attempts")
+        handle = router.nft("-a", "list", "tables")
+        for unit in ("egressguard-rules.service", "egressguard-fallback.service"):
+            assert router.runs(unit) == 0
+    assert router.nft("-a", "list", "tables") == handle, "the same table"
+    assert "packets 0 " not in router.nft("list", "counter", "inet", "egressguard", "attempts") or before
+
+
+@both_families
+def test_a_stop_of_nftables_takes_every_other_table_and_opens_nothing(router: Router, family: int) -> None:
+    router.boots()
+    router.nft("add", "table", "inet", "site")
+    router.nft("add", "table", "ip", "nat")
+    with attacked(router.world, family):
+        router.runs("nftables.conf", "ExecStop")
+    assert router.tables() == ["table inet egressguard"]
+
+
+def test_mutant_of_a_fallback_without_its_rule_leaks(router: Router) -> None:
+    """The sniffer of these tests sees a leak when there is one."""
+    script = router.program / "load-rules"
+    mutant = script.read_text().replace("\t\tmeta l4proto tcp th dport 25 counter drop\n", "")
+    assert mutant != script.read_text()
+    script.write_text(mutant)
+    router.runs("egressguard-fallback.service")
+    with pytest.raises(AssertionError, match="SYNs leaked"), attacked(router.world, 4):
+        pass
+
+
+def test_mutant_that_replaces_the_fallback_in_two_steps_leaks(router: Router) -> None:
+    """What the single transaction in load-rules is for: deleted first, loaded afterwards."""
+    router.runs("egressguard-fallback.service")
+    with pytest.raises(AssertionError, match="SYNs leaked"), attacked(router.world, 4):
+        for _ in range(20):
+            router.nft("delete", "table", "inet", "egressguard_fallback")
+            router.runs("egressguard-fallback.service")
+
+
+def test_init_writes_what_the_daemon_then_runs_with(site: Deployment) -> None:
+    file = site.folder / "new" / "egressguard.toml"
+    site.router_config = file
+    done = site.egressguard("init", "--yes", "--no-start", "--sender", f"relay={RELAY.ipv4},{RELAY.ipv6}")
+    assert done.returncode == 0, done.stderr
+    assert "wan: outside, because a default route leads through it" in done.stdout
+    assert "dmz: inside" in done.stdout
+    again = site.egressguard("init", "--yes", "--no-start")
+    assert (again.returncode, "--force" in again.stderr) == (4, True)
+    assert site.egressguard("check").returncode == 0
+    assert 'interfaces = ["web"]' in file.read_text()
+
+
+def test_init_without_an_inside_interface_changes_nothing(site: Deployment) -> None:
+    site.router_config = site.folder / "new" / "egressguard.toml"
+    done = site.egressguard("init", "--yes", "--no-start", "--outside", "dmz", "--outside", "web")
+    assert done.returncode == 4
+    assert "name those that hosts live behind: --inside INTERFACE" in done.stderr
+    assert not site.router_config.exists()
+
+
+@pytest.mark.parametrize("unit", sorted(path.name for path in UNITS.glob("*.service")))
+def test_every_unit_exposes_little(unit: str, root: None) -> None:
+    """systemd's own measure; script/machine-test asks the installed ones."""
+    done = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=20", UNITS / unit],
+                          text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_shell_without_nft_fails_loudly(router: Router) -> None:
+    with pytest.raises(LabError, match="load-rules"):
+        router.world.router.run([router.program / "load-rules", "nonsense"])
