@@ -72,8 +72,8 @@ class Kernel(Protocol):
         """Gives back what it holds."""
 
 
-# What systemd/load-rules shuts port 25 with when nothing else loads: it goes in the transaction that brings the
-# rules. Declared before, since deleting what is not there would fail.
+# What systemd/load-rules shuts port 25 with when nothing else loads: it goes in the transaction that brings
+# the rules. Declared before, since deleting what is not there would fail.
 RELIEF = "table inet egressguard_fallback\ndelete table inet egressguard_fallback\n"
 OWN_GENERATIONS = 1000  # remembered; far more than come between two looks at the events
 
