@@ -13,6 +13,11 @@ from tests.docs.site import ExampleSite
 ELSEWHERE = {
     "script/test": "runs this test",
     "script/demo": "tests/netns/test_demo.py",
+    "script/package dist": "tests/machine/conftest.py",
+    "script/machine-test trixie": "runs tests/machine",
+    "apt install ./dist/egressguard_*.deb": "tests/machine/test_packages.py",
+    "apt install ./dist/egressguard-milter_*.deb": "tests/machine/test_packages.py",
+    "egressguard init": "asks a person; tests/netns/test_units.py, tests/machine/test_packages.py",
 }
 DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in documents()}
 COMMANDS = {name: list(commands(name, text)) for name, text in DOCUMENTS.items()}
