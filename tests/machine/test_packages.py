@@ -9,7 +9,7 @@ import pytest
 from lab.crossroads import Crossroads, prepare
 from lab.debian import Disk, Machine, image
 from lab.namespaces import wait_until
-from lab.topology import WEB1
+from lab.topology import SOMEBODY4, SOMEBODY6, WEB1
 from tests.machine.conftest import Packages
 
 # What apt, dpkg, systemd and the boot itself write, whoever is installed.
@@ -79,7 +79,7 @@ def _after_the_reboot(disk: Disk, packages: Packages) -> None:
         code, seen = status(machine)
         assert (code, seen["mode"], seen["rules_intact"]) == (1, "enforce", True), seen["findings"]
         assert not [f for f in seen["findings"] if f["exit_code"] != 1], "healthy but for the host that tries"
-        here.smtp.count()
+        _fly_the_canary(machine)
         _upgrade(here, packages)
         _remove_and_purge(here)
 
@@ -88,6 +88,15 @@ def enforce(machine: Machine) -> None:
     machine.run("sed", "-i", 's/mode = "observe"/mode = "enforce"/', "/etc/egressguard/egressguard.toml")
     machine.run("systemctl", "reload", "egressguard")
     wait_until(lambda: status(machine)[1]["mode"] == "enforce", "mode enforce")
+
+
+def _fly_the_canary(machine: Machine) -> None:
+    """By the daemon, within its unit's bounds: without CAP_SYS_ADMIN."""
+    text = f'[canary]\nenabled = true\nperiod_s = 5.0\ndestinations = ["{SOMEBODY4}", "{SOMEBODY6}"]\n'
+    machine.run("sh", "-c", f"cat >>/etc/egressguard/egressguard.toml <<'END'\n{text}END")
+    machine.run("systemctl", "reload", "egressguard")
+    wait_until(lambda: status(machine)[1]["canary"] is not None, "the canary")
+    assert [flight["fate"] for flight in status(machine)[1]["canary"]["flights"]] == ["refused", "refused"]
 
 
 def _upgrade(here: Crossroads, packages: Packages) -> None:
