@@ -52,7 +52,7 @@ class Enforcement:
 
     def changes(self, now_s: float) -> Changes:
         """What differs from what should be there, now; the whole of it when the table is missing."""
-        if self._table() is None:
+        if not self.loaded():
             return self._all_changes(now_s)
         have, leases = self.kernel.sets(), self.kernel.leases()
         standing = self._standing(now_s)
@@ -117,8 +117,9 @@ class Enforcement:
         return found
 
     def loaded(self) -> bool:
-        """Whether the table is in the kernel."""
-        return self._table() is not None
+        """Whether the table is in the kernel, in this version."""
+        found = self._table()
+        return found is not None and not self._older(found)
 
     def apply(self, now_s: float) -> None:
         """Applies what differs, in one transaction; the rules must be loaded."""
@@ -130,8 +131,8 @@ class Enforcement:
         """Loads the rules, again if they are loaded, and all that differs, in one transaction.
 
         A table that is too damaged for that (a set made anew with another type) is replaced: its counts are
-        lost, which is better than an open port. Afterwards the kernel holds what the rules file says, or
-        this raises KernelError.
+        lost, which is better than an open port. So is an earlier version's, whose sets mean something else.
+        Afterwards the kernel holds what the rules file says, or this raises KernelError.
         """
         self._load(now_s, why)
         self._each_beside(lambda other: other.load(now_s, why))
@@ -142,14 +143,12 @@ class Enforcement:
             return
         rules = self.rules()
         expected = self.kernel.expected(rules)
-        try:
-            self.kernel.load(rules, before, self.changes(now_s))
-        except KernelError as error:
-            if before is None:
-                raise
-            log.error("the table is damaged and is replaced, its counts are lost: %s", error)
+        if before is not None and self._older(before):
             self.kernel.rebuild(rules, self._all_changes(now_s))
-            why = f"{why}; the table was damaged and was replaced, its counts are lost"
+            why += ("; the table was an earlier version's and was replaced; what it had counted since the "
+                    "last round is lost")
+        else:
+            why += self._load_over(before, rules, now_s)
         self._verify(expected)
         self._keep(now_s)
         log.info("loaded rules=%s why=%r", rules, why)
@@ -157,6 +156,21 @@ class Enforcement:
             self._database.event(now_s, "load", why)
         except DatabaseError as error:
             log.error("not in history: %s", error)
+
+    def _load_over(self, before: Ruleset | None, rules: RulesFile, now_s: float) -> str:
+        """Loads over what is there, or replaces it; says so if it had to."""
+        try:
+            self.kernel.load(rules, before, self.changes(now_s))
+        except KernelError as error:
+            if before is None:
+                raise
+            log.error("the table is damaged and is replaced, its counts are lost: %s", error)
+            self.kernel.rebuild(rules, self._all_changes(now_s))
+            return "; the table was damaged and was replaced, its counts are lost"
+        return ""
+
+    def _older(self, found: Ruleset) -> bool:
+        return self.table.version_chain not in found.chains and self.table.older(found.chains)
 
     def _keep(self, now_s: float) -> None:
         """Writes down what now stands in the kernel, for the next boot; without what lets somebody through
@@ -228,7 +242,7 @@ class Enforcement:
 
     def _table(self) -> Ruleset | None:
         found = self.kernel.ruleset()
-        if found is not None and self.table.version_chain not in found.chains:
+        if found is not None and self.table.version_chain not in found.chains and not self._older(found):
             raise KernelError(f"table {self.table.family} {TABLE} in the kernel belongs to another version "
                               f"of egressguard (it lacks chain {self.table.version_chain}); nothing was "
                               "changed")

@@ -4,7 +4,7 @@ Each is a file of its own and a table of the same name, so that a family tells t
 name mean the same in each of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from egressguard.core.ruleset import (
@@ -40,6 +40,12 @@ class Table:
     destinations: Specs = field(default_factory=dict)
     attempt_macs: Specs = field(default_factory=dict)
     sender_macs: Specs = field(default_factory=dict)
+
+    def older(self, chains: Iterable[str]) -> bool:
+        """Whether `chains` are those of an earlier version of this table: what an upgrade finds."""
+        stem, _, number = self.version_chain.rpartition("_v")
+        return any(chain.startswith(f"{stem}_v") and int(found) < int(number)
+                   for chain in chains if (found := chain.removeprefix(f"{stem}_v")).isdigit())
 
     def fields(self, name: str) -> Fields:
         """What an element of the set that is written by egressguard consists of."""

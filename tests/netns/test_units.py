@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from egressguard.core.ruleset import VERSION_CHAIN
 from egressguard.last_good import FILE
 from lab.deployment import Deployment
-from lab.namespaces import LabError
+from lab.namespaces import LabError, wait_until
 from lab.network import SOMEBODY4, SOMEBODY6, World
 from lab.sniffer import CountingSniffer
 from lab.syns import SynSource, Wire
@@ -153,6 +154,21 @@ def test_the_daemon_takes_over_from_the_fallback(router: Router, site: Deploymen
     with attacked(router.world, family):
         site.start_router()
     assert router.tables() == ["table inet egressguard"]
+
+
+@both_families
+def test_an_upgrade_replaces_the_table_of_the_version_before_at_once(router: Router, site: Deployment,
+                                                                    family: int) -> None:
+    """It goes on blocking until then, and history says what that costs."""
+    older = router.rules.read_text().replace(VERSION_CHAIN, "ruleset_v0")
+    assert older != router.rules.read_text()
+    router.rules.write_text(older)
+    router.boots()
+    with attacked(router.world, family):
+        site.start_router()
+        wait_until(lambda: site.status()[1]["totals"]["attempts"] > 100, "counts in the new table")
+    assert site.status()[1]["rules_intact"]
+    assert "earlier version's" in site.egressguard("history").stdout
 
 
 @both_families

@@ -120,6 +120,18 @@ def test_another_versions_table_is_refused_and_left_alone(tmp_path: Path) -> Non
     database.close()
 
 
+def test_an_earlier_versions_table_is_replaced_and_history_says_so(tmp_path: Path) -> None:
+    kernel, database = FakeKernel(), Database(tmp_path / "x.db", "boot")
+    kernel.table = Ruleset(9, False, frozenset({"ruleset_v0"}), {}, "theirs")
+    enforcement = Enforcement(Site(SETTINGS, RULES), kernel, database, "boot")
+    assert not enforcement.loaded()
+    enforcement.load(0.0, "start")
+    assert enforcement.loaded()
+    assert kernel.elements == desired(SETTINGS)
+    assert "an earlier version's and was replaced" in database.history()[-1].why
+    database.close()
+
+
 def test_attempts_become_a_verdict_under_every_key_of_the_machine(router: Router) -> None:
     for n in range(3):
         router.kernel.packet(WEB, f"203.0.113.{n}")
