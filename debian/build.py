@@ -30,6 +30,8 @@ BUNDLED = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", 
            "pyroute2", "redis", "async-timeout"}
 TO_BUILD = {"hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers", "win-inet-pton"}
 UNREPEATABLE = ("RECORD", "direct_url.json", "INSTALLER", "REQUESTED")
+COMPLETIONS = {"bash": "bash-completion/completions/{name}", "zsh": "zsh/vendor-completions/_{name}",
+               "fish": "fish/vendor_completions.d/{name}.fish"}
 UNITS = "usr/lib/systemd/system/"
 MAINTAINER = "the egressguard project <egressguard@example.org>"
 
@@ -169,11 +171,17 @@ def place(source: Path, target: Path) -> None:
 
 
 def manuals(package: Package, tree: Path) -> None:
-    """Man pages and completions, compressed as Debian wants them."""
-    for page in sorted(ROOT.glob(f"docs/man/{package.name}.*")):
-        target = tree / "usr/share/man" / f"man{page.suffix[1:]}" / f"{page.name}.gz"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(gzip.compress(page.read_bytes(), 9, mtime=0))
+    """Man pages and completions, made from the command line itself."""
+    with tempfile.TemporaryDirectory(prefix="package-") as scratch:
+        run(sys.executable, "-m", "manpages", scratch, cwd=ROOT)
+        for page in sorted(Path(scratch).glob(f"{package.name}.*")):
+            target = tree / "usr/share/man" / f"man{page.suffix[1:]}" / f"{page.name}.gz"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(gzip.compress(page.read_bytes(), 9, mtime=0))
+    for shell, target in COMPLETIONS.items():
+        path = tree / "usr/share" / target.format(name=package.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(run(str(Path(sys.executable).with_name(package.name)), "completion", shell))
 
 
 def build(package: Package, tree: Path, folder: Path) -> Path:
@@ -241,11 +249,12 @@ def architecture() -> str:
                           check=True).stdout.strip()
 
 
-def run(*argv: str, cwd: Path | None = None) -> None:
-    """Runs a program; its output is shown only when it fails."""
+def run(*argv: str, cwd: Path | None = None) -> str:
+    """Runs a program; its output, or the end of everything with it."""
     done = subprocess.run(argv, cwd=cwd, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         sys.exit(f"package: {' '.join(argv[:6])}: {done.stdout}{done.stderr}")
+    return done.stdout
 
 
 main(Path(sys.argv[1]).resolve())

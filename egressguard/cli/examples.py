@@ -35,6 +35,10 @@ EXAMPLES = {
         egressguard hosts --would-block      # the list to work through before you enforce
         egressguard hosts --json
     """,
+    "init": """
+        egressguard init --yes --no-start --config /etc/egressguard/new.toml
+        egressguard init --yes --no-start --config /etc/egressguard/b.toml --inside web --sender r=192.0.2.10
+    """,
     "mta-config": """
         egressguard mta-config --mta postfix --role client --relay 192.0.2.10
         egressguard mta-config --mta sendmail --role relay --network 198.51.100.0/24

@@ -36,10 +36,7 @@ def init(config: Path, inside: tuple[str, ...], outside: tuple[str, ...], sender
     """Write a first configuration, in mode observe: it counts what would be blocked and blocks nothing.
 
     Finds interfaces, networks and likely mailservers, says why it takes each for what, and asks.
-
-    \b
-    Example: egressguard init --yes --inside eth1 --sender relay=192.0.2.10
-    """  # noqa: D301
+    """
     from egressguard.kernel.survey import read_survey
 
     if config.exists() and not force:

@@ -21,7 +21,7 @@ COMMANDS = {f"egressguard {name}": command for name, command in commands_of(rout
     f"egressguard-milter {name}": command for name, command in commands_of(relay).items()}
 # They print something for another program, or change something; every other command is a noun.
 NO_JSON = {"apply", "run", "allow", "quarantine", "open", "release", "mta-config", "completion", "import", "exchange-setup",
-           "exchange", "exchange forget"}
+           "exchange", "exchange forget", "init"}
 
 
 def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
