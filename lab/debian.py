@@ -174,11 +174,10 @@ class Machine(Closing):
 
     def copy_in(self, source: Path, target: str) -> None:
         """Copies a file or folder from the host into the machine."""
-        packed = subprocess.Popen(["tar", "-C", source.parent, "-cf", "-", source.name],
-                                  stdout=subprocess.PIPE)
         inside = ["nsenter", "-t", str(self._init), "-m", "-r", "tar", "-C", target, "-xf", "-"]
-        subprocess.run(inside, stdin=packed.stdout, check=True)
-        packed.wait()
+        with subprocess.Popen(["tar", "-C", source.parent, "-cf", "-", source.name],
+                              stdout=subprocess.PIPE) as packed:
+            subprocess.run(inside, stdin=packed.stdout, check=True)
 
     def power_off(self) -> None:
         """Shuts the machine down in order, as an operator would."""

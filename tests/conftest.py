@@ -19,6 +19,8 @@ PROMISES = Path(__file__).parents[1] / "docs" / "promises.md"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write the golden files anew")
     parser.addoption("--machine", metavar="DIST", help="also boot machines of this Debian (script/machine-test)")
+    parser.addoption("--packages", metavar="FOLDER", help="with --machine: do not build, test the packages in its "
+                     "folders r1 and r2 (PACKAGE_REVISION)")
     parser.addoption("--full", action="store_true", help="the full sizes of the promises, for hours not minutes")
     parser.addoption("--write-promises", action="store_true", help="write docs/promises.md from this run's figures")
 

@@ -2,6 +2,7 @@
 debootstrap and packages from the mirrors take minutes."""
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,12 @@ def distribution(pytestconfig: pytest.Config, root: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def packages(distribution: str, tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """Built on a machine that has nothing but what Debian installs, with what script/package asks for."""
+def packages(distribution: str, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    """Built on a machine that has nothing but what Debian installs, with what script/package asks for; or those that
+    `--packages` names, built before.
+    """
+    if built := pytestconfig.getoption("--packages"):
+        return Packages(Path(built), ("", ""))
     folder = tmp_path_factory.mktemp("packages")
     with Disk(image(distribution)) as disk, Namespace("builder") as network, Machine(disk, network) as machine:
         source = disk.written / "src"
@@ -72,11 +77,8 @@ def _copy_checkout(target: Path) -> None:
     listed = subprocess.run(["git", "ls-files", "-co", "-z", "--exclude-standard"], cwd=PROJECT,
                             capture_output=True, check=True).stdout
     names = b"\0".join(name for name in listed.split(b"\0") if name and (PROJECT / name.decode()).exists())
-    packed = subprocess.Popen(["tar", "-C", PROJECT, "--null", "-T", "-", "-cf", "-"], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE)
-    unpacked = subprocess.Popen(["tar", "-C", target, "-xf", "-"], stdin=packed.stdout)
-    assert packed.stdin is not None
-    packed.stdin.write(names)
-    packed.stdin.close()
-    assert (packed.wait(), unpacked.wait()) == (0, 0)
+    with tempfile.TemporaryFile() as archive:
+        subprocess.run(["tar", "-C", PROJECT, "--null", "-T", "-", "-cf", "-"], input=names, stdout=archive, check=True)
+        archive.seek(0)
+        subprocess.run(["tar", "-C", target, "-xf", "-"], stdin=archive, check=True)
     subprocess.run(["chown", "-R", "0:0", target], check=True)

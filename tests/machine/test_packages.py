@@ -35,6 +35,8 @@ def apt(machine: Machine, *words: str) -> str:
 
 def test_the_same_commit_makes_the_same_bytes(packages: Packages) -> None:
     first, again = packages.hashes
+    if not first:
+        pytest.skip("--packages: not built here")
     assert first == again
     assert len(first.splitlines()) == 4  # two packages, a wheel, an sdist
 
