@@ -45,20 +45,26 @@ class Account:
     is one subtraction, and leaving a stamp out moves its count to the next one.
     """
 
-    __slots__ = ("holders", "messages", "open", "pool", "recipients", "sums", "thin_at", "ticks")
+    __slots__ = ("holders", "open", "pool", "reserved", "sums", "thin_at", "ticks")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.ticks = [LONG_AGO]
         self.sums: tuple[list[int], ...] = ([0], [0], [0], [0])
         self.thin_at = THIN_AT
-        self.open = self.messages = self.recipients = 0  # reserved: connections, messages, recipients
+        self.reserved = [0] * KINDS  # by open transactions
+        self.open = 0
         self.holders = 0
 
     def used(self, kind: Kind, window_s: float, now_s: float) -> int:
         """How much of `kind` counts in the window that ends now, reservations left out."""
         sums = self.sums[kind]
         return sums[-1] - sums[bisect_right(self.ticks, (now_s - window_s) * TICKS_PER_S) - 1]
+
+    def at_most(self, kind: Kind) -> int:
+        """No less than what counts of `kind` in any window, reservations included; quicker to tell."""
+        sums = self.sums[kind]
+        return sums[-1] - sums[0] + self.reserved[kind]
 
     def free_at_s(self, kind: Kind, window_s: float, now_s: float, leaving: int) -> float:
         """When `leaving` of what counts now will have left the window."""
@@ -77,12 +83,16 @@ class Account:
             if len(self.ticks) > self.thin_at:
                 self._thin(tick)
         else:  # threads read the clock before they get the lock
-            for sums, amount in zip(self.sums, amounts, strict=True):
-                sums[-1] += amount
+            for kind, amount in enumerate(amounts):
+                if amount:
+                    self.sums[kind][-1] += amount
 
     def prune(self, horizon_s: float, now_s: float) -> None:
         """Forgets what is older than every window."""
-        gone = bisect_right(self.ticks, (now_s - horizon_s) * TICKS_PER_S) - 1
+        before = (now_s - horizon_s) * TICKS_PER_S
+        if len(self.ticks) == 1 or self.ticks[1] > before:
+            return
+        gone = bisect_right(self.ticks, before) - 1
         if gone > 0:
             for column in (self.ticks, *self.sums):
                 del column[:gone]

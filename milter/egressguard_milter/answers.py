@@ -55,7 +55,7 @@ class Answers:
         hosts = self._tallies.recent(request.count)
         rows = []
         for host in hosts:
-            standing = self._limits.standing(self._limits.allowance(address_of_host(host)), now_s)
+            standing = self._limits.scaled(self._limits.allowance(address_of_host(host)), now_s).standing
             rows.append({"client": host, "tier": standing.tier, "limit": standing.limit,
                          **_tally(self._tallies.of(host))})
         return {"clients": rows}
@@ -64,14 +64,12 @@ class Answers:
         if request.client is None:
             return {"client": request.key, "open_connections": self._ledger.open_connections(request.key)}
         allowance = self._limits.allowance(request.client, request.name)
-        standing = self._limits.standing(allowance, now_s)
-        claim = self._limits.claim(allowance, standing.verdict)
+        standing, (claim, *_), levels, _ = self._limits.scaled(allowance, now_s)
         return {"client": allowance.host, "known": claim.pool.name == "KNOWN", "group": allowance.group,
                 "tier": standing.tier, "verdict": standing.verdict, "hold_queue": standing.hold_queue,
                 "limits": self._rows(claim.key, claim.caps, allowance, now_s),
-                "levels": {name: {"most": self._limits.level(allowance, name, standing.verdict),
-                                  "source": allowance.sources.get(name, "max_sessions_per_client")}
-                           for name in allowance.levels},
+                "levels": {name: {"most": most, "source": allowance.sources.get(name, "max_sessions_per_client")}
+                           for name, most in levels.items()},
                 "open_connections": self._ledger.open_connections(claim.key),
                 "shared": {s.key: self._rows(s.key, s.caps, None, now_s) for s in allowance.shared},
                 "seen": _tally(self._tallies.of(allowance.host))}

@@ -22,10 +22,10 @@ ACTIONS = wire.QUARANTINE | wire.SET_MACROS
 STEPS = (wire.NO_HELO | wire.NO_DATA | wire.NO_HEADERS | wire.NO_END_OF_HEADERS | wire.NO_BODY
          | wire.NO_UNKNOWN | wire.REFUSED_RECIPIENTS)
 # Asked for by name, so that it does not matter what the MTA's configuration sends.
-LOGIN, MAILER, QUEUE_ID = "{auth_authen}", "{rcpt_mailer}", "i"
-VERSION, RESOLVED = "v", "{client_resolve}"
-NEEDED = {wire.CONNECT: f"{VERSION} {RESOLVED}", wire.MAIL: f"{LOGIN} {QUEUE_ID}",
-          wire.RCPT: f"{MAILER} {QUEUE_ID}", wire.END_OF_MESSAGE: QUEUE_ID}
+LOGIN, MAILER, QUEUE_ID = b"{auth_authen}", b"{rcpt_mailer}", b"i"
+VERSION, RESOLVED = b"v", b"{client_resolve}"
+NEEDED = {wire.CONNECT: VERSION + b" " + RESOLVED, wire.MAIL: LOGIN + b" " + QUEUE_ID,
+          wire.RCPT: MAILER + b" " + QUEUE_ID, wire.END_OF_MESSAGE: QUEUE_ID}
 
 Handler = Callable[["Conversation", bytes], bytes]
 
@@ -43,12 +43,14 @@ class Conversation:
 
     def hear(self, data: bytes) -> bytes:
         """What is answered to `data`, which may end within a packet. Raises WireError."""
-        data, answers, at = self._rest + data, b"", 0
-        while len(data) - at > wire.LENGTH.size and not self.ended:
-            end = at + 4 + wire.LENGTH.unpack_from(data, at)[0]
+        if self._rest:
+            data = self._rest + data
+        answers, at, size, length_at = b"", 0, len(data), wire.LENGTH.unpack_from
+        while size - at > 4 and not self.ended:
+            end = at + 4 + length_at(data, at)[0]
             if not at + 4 < end <= at + wire.LARGEST:
                 raise wire.WireError("a packet of an impossible length")
-            if end > len(data):
+            if end > size:
                 break
             answers += self._answer(data[at + 4], data[at + 5:end])
             at = end
@@ -81,7 +83,7 @@ class Conversation:
     def _note_macros(self, data: bytes) -> bytes:
         if not data:
             raise wire.WireError("macros of no stage")
-        self._macros[data[0]] = data[1:]
+        self._macros[data[0]] = data
         return b""
 
     def _connect(self, data: bytes) -> bytes:

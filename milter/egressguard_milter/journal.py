@@ -27,19 +27,20 @@ def _value(value: object) -> str:
 class Repetitions:
     """Lets one line per key through in REPEAT_S seconds, and counts the others.
 
-    Only the most recent keys are remembered. The caller keeps two threads from calling at once.
+    Only the keys that had a line last are remembered. For one thread.
     """
 
     def __init__(self) -> None:
-        self._said: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
+        self._said: OrderedDict[Hashable, list[float]] = OrderedDict()  # when, and how many times since
 
     def suppressed(self, key: Hashable, now_s: float) -> int | None:
         """None when `key` has had its line; otherwise how many were kept back since the last one."""
-        said_s, kept_back = self._said.pop(key, (now_s - REPEAT_S, 0))
-        if now_s - said_s < REPEAT_S:
-            self._said[key] = (said_s, kept_back + 1)
+        said = self._said.get(key)
+        if said is not None and now_s - said[0] < REPEAT_S:
+            said[1] += 1
             return None
-        self._said[key] = (now_s, 0)
+        self._said[key] = [now_s, 0]
+        self._said.move_to_end(key)
         if len(self._said) > REMEMBERED_KEYS:
             self._said.popitem(last=False)
-        return kept_back
+        return int(said[1]) if said else 0

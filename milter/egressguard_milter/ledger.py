@@ -94,9 +94,9 @@ class Ledger:
                 self._let_go(accounts, now_s)
                 return refusal
             for _, account in accounts:
-                account.messages += 1
-                account.recipients += 1
-            return Hold(accounts, claims, messages=1, recipients=1)
+                account.reserved[Kind.MESSAGES] += 1
+                account.reserved[Kind.RECIPIENTS] += 1
+            return Hold(accounts, claims, 1, 1)
 
     def extend(self, hold: Hold, now_s: float) -> Refusal | None:
         """Takes one recipient more for the message of `hold`."""
@@ -105,7 +105,7 @@ class Ledger:
             if refusal is None:
                 hold.recipients += 1
                 for _, account in hold.accounts:
-                    account.recipients += 1
+                    account.reserved[Kind.RECIPIENTS] += 1
             return refusal
 
     def shorten(self, hold: Hold, now_s: float) -> None:
@@ -194,26 +194,25 @@ class Ledger:
         """Stamps and writes only what some limit asks for: an unlimited key costs neither time nor room."""
         records = []
         for (key, account), claim in zip(accounts, claims, strict=True):
-            if any(amounts[cap.kind] for cap in claim.caps):
-                account.stamp(amounts, now_s)
-                records.append(Record(key, account.pool, amounts, now_s))
+            for kind, _, _ in claim.caps:
+                if amounts[kind]:
+                    account.stamp(amounts, now_s)
+                    records.append(Record(key, account.pool, amounts, now_s))
+                    break
         if records:
             self._memory.write(records)
 
     def _release(self, hold: Hold, now_s: float) -> None:
         for _, account in hold.accounts:
-            account.messages -= hold.messages
-            account.recipients -= hold.recipients
+            account.reserved[Kind.MESSAGES] -= hold.messages
+            account.reserved[Kind.RECIPIENTS] -= hold.recipients
             account.open -= hold.open
         self._let_go(hold.accounts, now_s)
         hold.accounts, hold.messages, hold.recipients, hold.open = [], 0, 0, 0
 
 
 def _used(account: Account, cap: Cap, now_s: float) -> int:
-    used = account.used(cap.kind, cap.window_s, now_s)
-    if cap.kind is Kind.MESSAGES:
-        return used + account.messages
-    return used + account.recipients if cap.kind is Kind.RECIPIENTS else used
+    return account.used(cap.kind, cap.window_s, now_s) + account.reserved[cap.kind]
 
 
 def _first_refusal(claims: Sequence[Claim], accounts: Sequence[tuple[str, Account]], amounts: Amounts,
@@ -225,7 +224,9 @@ def _first_refusal(claims: Sequence[Claim], accounts: Sequence[tuple[str, Accoun
     for claim, (key, account) in zip(claims, accounts, strict=True):
         for cap in claim.caps:
             amount = amounts[cap.kind]
-            if amount and (used := _used(account, cap, now_s)) + amount > cap.most:
+            if not amount or account.at_most(cap.kind) + amount <= cap.most:
+                continue
+            if (used := _used(account, cap, now_s)) + amount > cap.most:
                 return Refusal(key, cap, cap.most, used, _retry_s(account, cap, used, amount, now_s))
     return None
 

@@ -3,7 +3,6 @@
 A client over its limit retries for hours, and an attacker has many addresses: neither may fill the disk.
 """
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -14,22 +13,20 @@ LINES_PER_S = 100.0  # of all clients together; more are counted and said with t
 
 
 class DecisionLog:
-    """Writes decisions. Safe to call from any thread."""
+    """Writes decisions. For one thread."""
 
     def __init__(self) -> None:
         self._repetitions = Repetitions()
-        self._lock = threading.Lock()
         self._tokens, self._at_s, self._dropped = LINES_PER_S, time.monotonic(), 0
 
     def say(self, event: str, decision: Decision, queue_id: Callable[[], str]) -> None:
         """Logs `decision` unless its client, key and limit had their line a short while ago."""
         now_s = time.monotonic()
-        with self._lock:
-            key = (event, decision.host, decision.key, decision.limit)
-            suppressed = self._repetitions.suppressed(key, now_s)
-            if suppressed is None or not self._spend(now_s):
-                return
-            dropped, self._dropped = self._dropped, 0
+        key = (event, decision.host, decision.key, decision.limit)
+        suppressed = self._repetitions.suppressed(key, now_s)
+        if suppressed is None or not self._spend(now_s):
+            return
+        dropped, self._dropped = self._dropped, 0
         fields = {"client": decision.host, "key": decision.key, "limit": decision.limit,
                   "most": decision.most, "used": decision.used, "window_s": decision.window_s,
                   "tier": decision.tier, "verdict": decision.verdict, "retry_s": decision.retry_s,

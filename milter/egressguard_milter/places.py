@@ -52,9 +52,11 @@ class Places:
         account = self._find(key)
         if account is None:
             key, account = self._place(key, pool, neighbours, now_s)
-        if not account.holders:
+        if account.holders:
+            account.holders += 1
+        else:
             self._resting.pop(key, None)
-        account.holders += 1
+            account.holders = 1
         account.prune(self._horizon_s, now_s)
         return key, account
 

@@ -46,7 +46,7 @@ class Reports:
         return list(islice(hosts, MAX_CLIENTS))
 
     def _client(self, host: Host, now_s: float) -> Client:
-        standing = self._limits.standing(self._limits.allowance(address_of_host(host)), now_s)
+        standing = self._limits.scaled(self._limits.allowance(address_of_host(host)), now_s).standing
         tally = self._tallies.of(host)
         messages = sum(n for limit, n in tally.deferred.items()
                        if limit not in ("connections", "open_connections", "sessions"))

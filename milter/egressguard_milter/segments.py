@@ -168,9 +168,12 @@ def _encode(record: Record) -> bytes:
     key = text.encode("utf-8", "backslashreplace")[:MAX_KEY_BYTES]
     if amounts is None:
         pool, amounts = FORGIVEN, (0, 0, 0, 0)
-    elif max(amounts) > MOST:
-        amounts = tuple(min(amount, MOST) for amount in amounts)
-    checked = CHECKED.pack(BODY.size + len(key), pool, at_s, *amounts) + key
+    a, b, c, d = amounts
+    try:
+        checked = CHECKED.pack(BODY.size + len(key), pool, at_s, a, b, c, d) + key
+    except struct.error:  # more recipients at once than there is room for
+        a, b, c, d = (min(amount, MOST) for amount in amounts)
+        checked = CHECKED.pack(BODY.size + len(key), pool, at_s, a, b, c, d) + key
     return zlib.crc32(checked).to_bytes(4, "little") + checked
 
 

@@ -44,11 +44,12 @@ class Server:
 
     def serve(self) -> str:
         """Answers MTAs; returns the name of the signal that ended it."""
-        poll, ready = self._poll.poll, self._ready
+        poll, ready, clock = self._poll.poll, self._ready, time.monotonic
         while not self.stopped:
             for fd, _ in poll(TICK_S):
                 ready[fd]()
-            self._tick(time.monotonic())
+            if clock() >= self._tick_at_s:
+                self._tick(clock())
         self._close()
         return self.stopped
 
@@ -95,8 +96,6 @@ class Server:
         self._signals.close()
 
     def _tick(self, now_s: float) -> None:
-        if now_s < self._tick_at_s:
-            return
         self._tick_at_s = now_s + TICK_S
         while self._paused:
             self._poll.modify(self._paused.pop(), select.EPOLLIN)

@@ -8,11 +8,11 @@ cut because of others: connection limits are asked at its beginning only.
 from dataclasses import dataclass
 
 from egressguard.core.hosts import Address, canonical_address
-from egressguard_milter.decision import Decision, Standing
+from egressguard_milter.decision import Decision
 from egressguard_milter.ledger import Claim, Hold
-from egressguard_milter.limits import Limits
-from egressguard_milter.tallies import Tallies
-from egressguard_milter.terms import UNADDRESSED, Allowance
+from egressguard_milter.limits import Limits, exceeded
+from egressguard_milter.tallies import Tallies, bit
+from egressguard_milter.terms import UNADDRESSED, Allowance, Scaled
 
 NOBODY = Allowance(UNADDRESSED, Claim(UNADDRESSED, ()))
 
@@ -33,10 +33,11 @@ class Transaction:
 
     hold: Hold
     sender: str
-    standing: Standing
+    scaled: Scaled
     most_recipients: int | None
     declared_bytes: int = 0
     recipients: int = 0
+    domains: int = 0
     refused: Decision | None = None
 
 
@@ -64,25 +65,25 @@ class Session:
 
     def mail(self, sender: str, login: str, declared_bytes: int, now_s: float) -> Decision:
         """MAIL FROM: reserves one message with one recipient, so the first RCPT is never over a limit."""
-        self._release(now_s)
+        if self._transaction is not None:
+            self._release(now_s)
         if self._refusal is not None:
             return self._refusal
-        if self._directory is not self._limits.directory:
+        limits, directory = self._limits, self._limits.directory
+        if self._directory is not directory:
             self._look_up()
-        allowance, standing = self._allowance, self._limits.standing(self._allowance, now_s)
-        most = self._limits.level(allowance, "messages_per_connection", standing.verdict)
-        over = self._limits.exceeded(allowance, "messages_per_connection", self._messages, most, now_s)
-        if over is not None:
-            return self._told(over)
-        directory = self._limits.directory
+        scaled = limits.scaled(self._allowance, now_s)
+        most = scaled.levels.get("messages_per_connection")
+        if most is not None and self._messages >= most:
+            return self._told(exceeded(scaled, "messages_per_connection", self._messages, most))
         payers = [payer for payer in (directory.sender(sender), directory.login(login)) if payer]
-        decision, hold = self._limits.reserve(allowance, standing, [claim for claim, _ in payers], now_s)
-        if hold is not None:
-            levels = [self._limits.level(allowance, "recipients_per_message", standing.verdict),
-                      *(most for _, most in payers)]
-            most = min((n for n in levels if n is not None), default=None)
-            self._transaction = Transaction(hold, sender, standing, most, declared_bytes)
-        return self._told(decision)
+        decision, hold = limits.reserve(scaled, [claim for claim, _ in payers], now_s)
+        if hold is None:
+            return self._told(decision)
+        levels = [scaled.levels.get("recipients_per_message"), *[most for _, most in payers]]
+        most = min([level for level in levels if level is not None], default=None)
+        self._transaction = Transaction(hold, sender, scaled, most, declared_bytes)
+        return decision
 
     def recipient(self, domain: str, now_s: float) -> Decision:
         """RCPT TO that the MTA takes. The first one of a message is paid for already."""
@@ -91,15 +92,15 @@ class Session:
             return Decision(self._allowance.host)
         if transaction.refused is not None:
             return self._told(transaction.refused)
-        over = self._limits.exceeded(self._allowance, "recipients_per_message", transaction.recipients,
-                                     transaction.most_recipients, now_s)
-        if over is None and transaction.recipients:
-            over = self._limits.extend(self._allowance, transaction.hold, now_s)
-        if over is not None and not over.accepted:
-            return self._told(over)
+        scaled, most, count = transaction.scaled, transaction.most_recipients, transaction.recipients
+        if most is not None and count >= most:
+            return self._told(exceeded(scaled, "recipients_per_message", count, most))
+        decision = self._limits.extend(scaled, transaction.hold, now_s) if count else scaled.accepted
+        if decision.limit:
+            return self._told(decision)
         transaction.recipients += 1
-        self._tallies.domain(self._allowance.host, domain)
-        return over or Decision(self._allowance.host)
+        transaction.domains |= bit(domain)
+        return decision
 
     def recipient_refused(self, now_s: float) -> None:
         """RCPT TO that the MTA refuses by itself."""
@@ -116,7 +117,7 @@ class Session:
     @property
     def hold_queue(self) -> bool:
         """Whether this message belongs in the MTA's hold queue."""
-        return self._transaction is not None and self._transaction.standing.hold_queue
+        return self._transaction is not None and self._transaction.scaled.standing.hold_queue
 
     def end_of_message(self, now_s: float) -> Decision | None:
         """The message is complete: now it counts. None when none was reserved."""
@@ -126,10 +127,10 @@ class Session:
         recipients = max(1, transaction.recipients)
         self._limits.settle(transaction.hold, recipients, now_s)
         self._messages += 1
-        host = self._allowance.host
-        self._tallies.accepted(host, transaction.sender, recipients, transaction.declared_bytes)
-        standing = transaction.standing
-        return Decision(host, standing.tier, standing.verdict, key=host, used=self._messages)
+        self._tallies.accepted(self._allowance.host, transaction.sender, recipients, transaction.domains,
+                               transaction.declared_bytes)
+        host, tier, verdict, *_ = transaction.scaled.accepted
+        return Decision(host, tier, verdict, "", host, 0, self._messages)
 
     def abort(self, now_s: float) -> None:
         """The transaction ended without a message, or had ended before."""

@@ -36,15 +36,16 @@ class Tallies:
         self._lock = threading.Lock()
         self.accepted_total = self.deferred_total = 0
 
-    def accepted(self, host: Host, sender: str, recipients: int, declared_bytes: int) -> None:
-        """A message was accepted."""
+    def accepted(self, host: Host, sender: str, recipients: int, domains: int, declared_bytes: int) -> None:
+        """A message was accepted for so many recipients; `domains` has the `bit` of each domain."""
         with self._lock:
             self.accepted_total += 1
             tally = self._of(host)
             tally.accepted += 1
             tally.recipients += recipients
             tally.declared_bytes += declared_bytes
-            tally.senders |= _bit(sender)
+            tally.senders |= bit(sender)
+            tally.domains |= domains
 
     def deferred(self, host: Host, limit: str) -> None:
         """A client was told to come back."""
@@ -57,11 +58,6 @@ class Tallies:
         """The MTA refused a recipient."""
         with self._lock:
             self._of(host).refused_recipients += 1
-
-    def domain(self, host: Host, domain: str) -> None:
-        """A recipient in `domain` was taken."""
-        with self._lock:
-            self._of(host).domains |= _bit(domain)
 
     def recent(self, count: int) -> list[Host]:
         """The `count` most recently active clients, the last one first."""
@@ -85,7 +81,8 @@ class Tallies:
         return tally
 
 
-def _bit(value: str) -> int:
+def bit(value: str) -> int:
+    """Which bit of a bitmap stands for `value`."""
     # Python's hash of text is keyed anew in every process: nobody can choose values that share a bit.
     return 1 << (hash(value) % BITS)
 

@@ -4,14 +4,15 @@ Each limit is looked up on its own: full address → networks, the longest prefi
 parents → group → [limits].
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from typing import NamedTuple
 
 from egressguard.core.hosts import Address, Host, host_of
-from egressguard.core.verdict import Tier
+from egressguard.core.verdict import State, Tier
 from egressguard_milter.account import Kind, Pool
-from egressguard_milter.decision import Standing
+from egressguard_milter.decision import Decision, Standing
 from egressguard_milter.ledger import Cap, Claim
 from egressguard_milter.matching import Matcher, parents, parse_match, parse_sender
 from egressguard_milter.policy import LEVELS, RATES, Also, KeyRates, KeyRule, Policy, Rates, Terms
@@ -27,9 +28,24 @@ UNJUDGED = Standing(Tier.NORMAL, 0)
 Payer = tuple[Claim, int | None] | None
 
 
+class Scaled(NamedTuple):
+    """What one client may do under one verdict, and the decision that lets it; made once, used at each step.
+
+    The first of `claims` is the client's own, the others are shared budgets.
+    """
+
+    standing: Standing
+    claims: tuple[Claim, ...]
+    levels: Mapping[str, int]
+    accepted: Decision
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What one client may do without any verdict; `sources` says which part of the policy decided."""
+    """What one client may do without any verdict; `sources` says which part of the policy decided.
+
+    `scaled` keeps what was asked for under each verdict.
+    """
 
     host: Host
     claim: Claim
@@ -38,6 +54,7 @@ class Allowance:
     group: str = ""
     sources: dict[str, str] = field(default_factory=dict)
     standing: Standing = UNJUDGED
+    scaled: dict[State, Scaled] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

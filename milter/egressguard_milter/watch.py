@@ -79,7 +79,7 @@ class Watch:
     def _say(self, changes: list[Change]) -> None:
         for change in changes[:MAX_CHANGE_LINES]:
             allowance = self._limits.allowance(address_of_host(change.host))
-            before, after = (self._limits.standing_under(allowance, state)
+            before, after = (self._limits.scaled_under(allowance, state).standing
                              for state in (change.before, change.after))
             logger.warning(line("tier", client=change.host, verdict=change.after, tier_before=before.tier,
                                 tier=after.tier, limit=after.limit))

@@ -48,7 +48,7 @@ def quarantine(reason: str) -> bytes:
     return packet(b"q", reason.encode("ascii") + b"\0")
 
 
-def negotiated(offer: bytes, actions: int, steps: int, macros: Mapping[int, str]) -> bytes:
+def negotiated(offer: bytes, actions: int, steps: int, macros: Mapping[int, bytes]) -> bytes:
     """The answer to an MTA's offer: what of `actions` and `steps` it can do, and the macros of each stage.
 
     Raises WireError when the offer is none.
@@ -57,7 +57,7 @@ def negotiated(offer: bytes, actions: int, steps: int, macros: Mapping[int, str]
         raise WireError("an offer that is none, or of a version before 2")
     version, offered_actions, offered_steps = OFFER.unpack_from(offer)
     actions &= offered_actions
-    wanted = b"".join(LENGTH.pack(STAGES[stage]) + names.encode() + b"\0" for stage, names in macros.items())
+    wanted = b"".join(LENGTH.pack(STAGES[stage]) + names + b"\0" for stage, names in macros.items())
     return packet(b"O", OFFER.pack(min(version, VERSION), actions, steps & offered_steps)
                   + (wanted if actions & SET_MACROS else b""))
 
@@ -78,14 +78,13 @@ def words(data: bytes) -> list[str]:
     return text(data[:-1]).split("\0")
 
 
-def macro(data: bytes, name: str) -> str:
-    """The value of the macro `name` among those of one stage, empty without one."""
-    key = name.encode()
-    if key not in data:  # most are not, and this is asked at each MAIL and RCPT
+def macro(data: bytes, name: bytes) -> str:
+    """The value of the macro `name` in what MACROS said of one stage, empty without one."""
+    if name not in data:  # this is asked at each MAIL and RCPT
         return ""
-    pieces = data.split(b"\0")
+    pieces = data[1:].split(b"\0")
     values = dict(zip(pieces[::2], pieces[1::2], strict=False))
-    return text(values.get(key, b""))
+    return text(values.get(name, b""))
 
 
 def text(data: bytes) -> str:

@@ -29,7 +29,7 @@ class Parts:
 
     def messages(self, address: str | None = "192.0.2.1") -> int:
         """The limit of messages of a client that nobody has judged."""
-        return self.limits.standing(self.limits.allowance(as_address(address)), 0.0).limit
+        return self.limits.scaled(self.limits.allowance(as_address(address)), 0.0).standing.limit
 
 
 def as_address(text: str | None) -> Address | None:

@@ -84,7 +84,7 @@ def test_a_socket_that_is_none_or_binds_everything_is_a_mistake(text: str) -> No
 
 def standing(policy: Policy, state: State) -> Standing:
     relay = parts(policy, {HOST: state})
-    return relay.limits.standing(relay.limits.allowance(ip_address(HOST)), 0.0)
+    return relay.limits.scaled(relay.limits.allowance(ip_address(HOST)), 0.0).standing
 
 
 @given(st.integers(1, 100_000), st.floats(0.0001, 1), st.floats(0.0001, 1))
@@ -115,8 +115,9 @@ def test_a_factor_of_its_own_for_a_limit_counts_for_that_limit_only() -> None:
                     tiers=Tiers(suspect=Rule(0.5, factors={"recipients": 0.1, "recipients_per_message": 0.2})))
     limits = parts(policy).limits
     allowance = limits.allowance(ip_address(HOST))
-    assert [cap.most for cap in limits.claim(allowance, State.SUSPECT).caps] == [50, 10]
-    assert limits.level(allowance, "recipients_per_message", State.SUSPECT) == 20
+    _, (claim,), levels, _ = limits.scaled_under(allowance, State.SUSPECT)
+    assert [cap.most for cap in claim.caps] == [50, 10]
+    assert levels["recipients_per_message"] == 20
 
 
 def test_a_state_folder_is_beside_the_exchange_unless_it_is_said() -> None:

@@ -65,7 +65,7 @@ class Relay:
         return opened(self.path)
 
     def limit(self, now_s: float, host: Host = HOST) -> int:
-        return self.limits.standing(self.limits.allowance(as_address(host)), now_s).limit
+        return self.limits.scaled(self.limits.allowance(as_address(host)), now_s).standing.limit
 
 
 class Router:
