@@ -21,13 +21,14 @@ from pydantic_core import ErrorDetails
 from egressguard.core.errors import ConfigError, Mistake
 
 T = TypeVar("T")
+_adapters: dict[type, TypeAdapter[Any]] = {}
 
 
 def read(path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> T:
     """The value of dataclass `kind` in the file; `check` finds what no single field can tell."""
     text = json.dumps(_load(path), default=str)
     try:
-        value = TypeAdapter(kind).validate_json(text, strict=True, extra="forbid")
+        value: T = _adapter(kind).validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
         causes = dict.fromkeys(_mistake(kind, e) for e in error.errors() if not _other_family(e))
         raise ConfigError(str(path), list(causes)) from None
@@ -35,6 +36,13 @@ def read(path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> 
     if found:
         raise ConfigError(str(path), found)
     return value
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """Made once: it takes longer than to read a file with it."""
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def _load(path: Path) -> dict[str, Any]:

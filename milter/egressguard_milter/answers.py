@@ -68,7 +68,8 @@ class Answers:
         return {"client": allowance.host, "known": claim.pool.name == "KNOWN", "group": allowance.group,
                 "tier": standing.tier, "verdict": standing.verdict, "hold_queue": standing.hold_queue,
                 "limits": self._rows(claim.key, claim.caps, allowance, now_s),
-                "levels": {name: {"most": most, "source": allowance.sources.get(name, "max_sessions_per_client")}
+                "levels": {name: {"most": most,
+                                  "source": allowance.sources.get(name, "max_sessions_per_client")}
                            for name, most in levels.items()},
                 "open_connections": self._ledger.open_connections(claim.key),
                 "shared": {s.key: self._rows(s.key, s.caps, None, now_s) for s in allowance.shared},

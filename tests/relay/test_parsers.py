@@ -1,6 +1,7 @@
 """Nothing that anybody can write makes a parser fail in a way of its own: a value, or the error it promises."""
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,6 +34,7 @@ from egressguard_milter.ze_filter import (
     SENDER_LIMITS,
     SWITCHES,
 )
+from tests.promises import promise
 from tests.relay.fuzzing import fuzz
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -44,6 +46,12 @@ VALUES = st.recursive(
     st.booleans() | st.integers(-5, 2000) | st.floats(-1, 2000) | st.just(float('nan')) | st.text(max_size=12)
     | st.sampled_from(["192.0.2.1", "192.0.2.0/24", "2001:db8::/32", "a.example", "<>", "held", "messages", "x"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8)
+
+
+def fuzzed(what: str, full: bool, check: Callable[..., None], *strategies: st.SearchStrategy[Any]) -> None:
+    """Fuzzes a parser, and says how often."""
+    cases = fuzz(full, check, *strategies)
+    promise(12, f"generated cases of {what} that raise something other than the promised error", 0, 0, f"{cases} cases")
 
 
 def keys_of(*kinds: type) -> st.SearchStrategy[dict[str, Any]]:
@@ -77,9 +85,8 @@ def toml(value: Any) -> str:
 def test_any_policy_is_a_policy_or_a_list_of_mistakes(tmp_path: Path, full: bool) -> None:
     path = tmp_path / "policy.toml"
 
-    def check(table: dict[str, Any], text: str, as_text: bool) -> None:
-        lines = [f"{key} = {toml(value)}" for key, value in table.items()]
-        path.write_text(text if as_text else "\n".join(lines), "utf-8", "surrogatepass")
+    def check(text: str) -> None:
+        path.write_text(text, "utf-8", "surrogatepass")
         try:
             policy = read_policy(path)
             Directory(policy).client(ip_address("192.0.2.1"), "www.a.example")
@@ -87,7 +94,9 @@ def test_any_policy_is_a_policy_or_a_list_of_mistakes(tmp_path: Path, full: bool
             assert error.mistakes
         with suppress(ConfigError):
             assert read_control_path(path).is_absolute()
-    fuzz(full, check, TABLES | st.dictionaries(KEYS, VALUES, max_size=4), st.text(max_size=60), st.booleans())
+    texts = (TABLES | st.dictionaries(KEYS, VALUES, max_size=4)).map(
+        lambda table: "\n".join(f"{key} = {toml(value)}" for key, value in table.items()))
+    fuzzed("a policy", full, check, texts | st.text(max_size=60))
 
 
 ADDRESSES = st.ip_addresses().map(str) | st.sampled_from([
@@ -108,12 +117,13 @@ FILES = st.lists(ENTRIES | SETTINGS | st.text(max_size=30), max_size=8).map("\n"
 def test_any_import_becomes_a_policy_that_can_be_read(tmp_path: Path, full: bool) -> None:
     path = tmp_path / "policy.toml"
 
-    def check(source: str, text: str) -> None:
-        draft = import_text(text, source)
+    def check(of_sendmail: bool, text: str) -> None:
+        draft = import_text(text, "access" if of_sendmail else "ze-filter")
         assert all("\n" not in remark.text for remark in draft.remarks)
         path.write_text(draft.toml("file"), "utf-8")
         Directory(read_policy(path)).client(ip_address("2001:db8::1"), "host.example")
-    fuzz(full, check, st.sampled_from(["ze-filter", "access"]), FILES)
+    fuzzed("an import of ze-filter's policy or sendmail's access", full, check,
+           st.booleans(), FILES)
 
 
 def test_any_line_on_the_control_socket_is_a_request_or_a_value_error(full: bool) -> None:
@@ -127,7 +137,7 @@ def test_any_line_on_the_control_socket_is_a_request_or_a_value_error(full: bool
             assert isinstance(parse_request(line), Request)
         except ValueError as error:
             assert 0 < len(str(error)) < 500
-    fuzz(full, check, (bodies | JSON).map(lambda body: json.dumps(body).encode()) | st.binary(max_size=100))
+    fuzzed("a request on the control socket", full, check, (bodies | JSON).map(lambda body: json.dumps(body).encode()) | st.binary(max_size=100))
 
 
 COUNTS = st.integers(0, 2**63 - 1)
@@ -149,8 +159,8 @@ def test_a_report_is_the_same_after_the_exchange_and_damage_is_a_value_error(ful
                     decode(damaged)
                 except ValueError:
                     continue
-    fuzz(full, check, CLIENTS, st.integers(0, 1000), st.text(max_size=20),
-         JSON | st.lists(JSON | st.sampled_from(["normal"]), min_size=4, max_size=10))
+    fuzzed("a document of the exchange", full, check, CLIENTS, st.integers(0, 1000), st.text(max_size=20),
+           JSON | st.lists(JSON | st.sampled_from(["normal"]), min_size=4, max_size=10))
 
 
 def test_a_report_of_a_relay_that_counts_less_is_understood() -> None:
