@@ -71,6 +71,7 @@ for node in null zero random urandom; do
 done
 ln -s "$0/log" "$0/dev/log"
 mount --rbind "$0/dev" /dev
+[ ! -d "$0/sasl" ] || mount --bind "$0/sasl" /usr/lib/sasl2
 hostname "$1"
 shift
 exec "$@"
@@ -81,8 +82,8 @@ class Sendmail(Closing):
     """A sendmail in a namespace, running from construction to close().
 
     `mc` are lines of sendmail.mc, `maps` the texts of the maps it names (`access`, `mailertable`),
-    `names` the host names it knows. `arguments` is the daemon's command line. Raises LabError if it does
-    not start.
+    `names` the host names it knows. `arguments` is the daemon's command line, `sasl` a folder
+    with logins. Raises LabError if it does not start.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Sendmail(Closing):
         maps: Mapping[str, str] | None = None,
         names: Mapping[str, str] | None = None,
         arguments: Sequence[str] = COMMAND_LINE,
+        sasl: Path | None = None,
     ) -> None:
         if not (ROOT / "complete").exists():
             raise LabError(f"no sendmail in {ROOT}: run script/bootstrap dev")
@@ -103,6 +105,8 @@ class Sendmail(Closing):
         self.config = self.folder / "sendmail.cf"
         self._syslog = Syslog(self.folder / "log")
         try:
+            if sasl is not None:
+                shutil.copytree(sasl, self.folder / "sasl")
             self._write(mc, maps or {}, names or {})
             self.start()
         except BaseException:

@@ -121,10 +121,13 @@ class Directory:
         return _key_claim(f"sender {sender}"[:MAX_KEY], chain, near, Pool.SENDER)
 
     def login(self, login: str) -> Payer:
-        """What a SASL login may do, over all clients; None: anything."""
+        """What a SASL login may do, over all clients; None: anything.
+
+        Postfix adds the realm to a login when it has one, sendmail does not: a rule without one means any.
+        """
         if not login or not self._policy.checks.logins:
             return None
-        entry = self._logins.get(login)
+        entry = self._logins.get(login) or self._logins.get(login.partition("@")[0])
         return _key_claim(f"login {login}"[:MAX_KEY], [*([entry] if entry else []), self._login_base], "",
                           Pool.KNOWN)
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -48,19 +49,23 @@ def client(mta: str, namespace: Namespace, relay: str, *, queue_run: str = "1s",
 
 
 def relay(mta: str, namespace: Namespace, *networks: str, milter: str = "inet:8892@127.0.0.1",
-          next_hop: str = SOMEBODY4, port: int = 25, settings: Mapping[str, str] | None = None) -> Mta:
+          next_hop: str = SOMEBODY4, port: int = 25, settings: Mapping[str, str] | None = None,
+          sasl: Path | None = None) -> Mta:
     """A relay for `networks` that asks the milter and delivers everything to `next_hop`."""
     arguments = [word for network in networks for word in ("--network", network)]
     parts = printed("--mta", mta, "--role", "relay", "--milter", milter, *arguments)
     if mta == "postfix":
-        return Postfix(namespace, settings={
+        postfix = Postfix(namespace, settings={
             "default_transport": f"smtp:[{next_hop}]:{port}", **main_cf(parts[MAIN]), **(settings or {})})
+        if sasl is not None:  # Debian's looks beside main.cf, whatever cyrus_sasl_config_path says
+            shutil.copytree(sasl, postfix.config / "sasl")
+        return postfix
     delivery = f"define(`ESMTP_MAILER_ARGS', `TCP $h {port}')dnl\nFEATURE(`mailertable')dnl\n"
     mc = parts[MC]
     for old, new in (settings or {}).items():
         assert old in mc
         mc = mc.replace(old, new)
-    return Sendmail(namespace, mc=delivery + mc, names=NAMES,
+    return Sendmail(namespace, mc=delivery + mc, names=NAMES, sasl=sasl,
                     maps={"access": parts["/etc/mail/access"], "mailertable": f".\tesmtp:[{next_hop}]\n"})
 
 

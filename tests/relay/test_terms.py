@@ -89,6 +89,15 @@ def test_a_sender_is_looked_up_by_address_then_domain_then_user(sender: str, lim
     assert (payer[0].caps[0].most if payer else None) == limit
 
 
+@pytest.mark.parametrize(("login", "limit"), [
+    ("bob", 2), ("bob@relay.example", 2), ("alice", 9), ("alice@x.example", 3), ("@bob", 9), ("", None)])
+def test_a_login_without_a_realm_is_meant_in_any_realm(login: str, limit: int | None) -> None:
+    policy = Policy(login_limits=KeyRates(messages=9), login=(
+        KeyRule(match=("bob",), messages=2), KeyRule(match=("alice@x.example",), messages=3)))
+    payer = Directory(policy).login(login)
+    assert (payer[0].caps[0].most if payer else None) == limit
+
+
 def test_the_null_sender_is_limited_when_it_is_named() -> None:
     payer = Directory(Policy(sender=(KeyRule(match=("<>",), messages=4),))).sender("<>")
     assert payer
