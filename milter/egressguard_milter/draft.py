@@ -1,6 +1,7 @@
 """A policy in the making, written as TOML: what an import collects, and what it had to leave out."""
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -39,6 +40,23 @@ class Draft:
     fallback: dict[str, int | None] = field(default_factory=dict)
     sender_fallback: dict[str, int | None] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
+
+    def collect(self, lines: Iterable[str], entry: Callable[["Draft", str, str], None]) -> None:
+        """Gives each line `key value` to `entry`, the first of equal keys only; its ValueError is a remark."""
+        seen = dict[str, int]()
+        for number, line in enumerate(lines, 1):
+            key, *value = line.split(None, 1)[:2] or ["#"]
+            if key.startswith("#"):
+                continue
+            try:
+                if not value:
+                    raise ValueError("has no value")
+                first = seen.setdefault(key.lower(), number)
+                if first != number:
+                    raise ValueError(f"stands in line {first} already, and the first one wins")
+                entry(self, key, value[0].strip())
+            except ValueError as error:
+                self.remark(number, f"{key}: {error}")
 
     def remark(self, number: int, text: str) -> None:
         """Notes why line `number` was not carried over."""

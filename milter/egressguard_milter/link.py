@@ -14,9 +14,6 @@ from egressguard_milter.journal import line, logger
 T = TypeVar("T")
 
 RETRY_S = 1.0
-# An SQLite file that was deleted can be read and written for ever through its open descriptor. As long
-# as a router is heard, the file is the right one; otherwise it is opened anew this often.
-RENEW_S = 5.0
 
 
 class Link:
@@ -25,7 +22,6 @@ class Link:
     def __init__(self, open_exchange: Callable[[], Exchange]) -> None:
         self._open_exchange = open_exchange
         self._exchange: Exchange | None = None
-        self._opened_s = 0.0
         self._retry_at_s = float("-inf")
         self._available: bool | None = None
         self._left_out: dict[tuple[str, str], str] = {}
@@ -44,11 +40,6 @@ class Link:
         """Leaves `report` if the exchange can be reached."""
         self._try(lambda exchange: exchange.report(report), now_s)
 
-    def renew(self, now_s: float) -> None:
-        """Nobody is heard: makes sure that this is still the file the others use."""
-        if self._exchange is not None and now_s - self._opened_s >= RENEW_S:
-            self.close()
-
     def close(self) -> None:
         """Lets go of the exchange; it is opened again when it is needed."""
         exchange, self._exchange = self._exchange, None
@@ -60,7 +51,7 @@ class Link:
             return None
         try:
             if self._exchange is None:
-                self._exchange, self._opened_s = self._open_exchange(), now_s
+                self._exchange = self._open_exchange()
             result = use(self._exchange)
         except ExchangeError as error:
             self._retry_at_s = now_s + RETRY_S

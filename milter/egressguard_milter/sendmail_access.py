@@ -16,22 +16,8 @@ TAGS = ("connect", "from", "to", "spam", "greetpause", "clientrate", "clientconn
 
 def read(lines: Iterable[str]) -> Draft:
     """What the lines say; nothing in them is an error, but much may be a remark."""
-    draft, seen = Draft(), dict[str, int]()
-    for number, line in enumerate(lines, 1):
-        words = line.split(None, 1)
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) < 2:
-            draft.remark(number, f"{words[0]}: has no value")
-            continue
-        first = seen.setdefault(words[0].lower(), number)
-        if first != number:
-            draft.remark(number, f"{words[0]}: stands in line {first} already")
-            continue
-        try:
-            _entry(draft, words[0], words[1].strip())
-        except ValueError as error:
-            draft.remark(number, f"{words[0]}: {error}")
+    draft = Draft()
+    draft.collect(lines, _entry)
     return draft
 
 

@@ -48,8 +48,6 @@ class Watch:
         if changes or now_s >= self._report_at_s:
             self._report_at_s = now_s + period_s(self._limits.policy)
             self._link.leave(self._reports.make(now_s), now_s)
-        if not self._signals.any_fresh:
-            self._link.renew(now_s)
 
     def start(self) -> None:
         """Begins to poll."""

@@ -48,23 +48,8 @@ SETTING = re.compile(r"[A-Z][A-Z0-9_]+")
 
 def read(lines: Iterable[str]) -> Draft:
     """What the lines say; nothing in them is an error, but much may be a remark."""
-    draft, seen = Draft(), dict[str, int]()
-    for number, line in enumerate(lines, 1):
-        words = line.split(None, 1)
-        if not words or words[0].startswith("#"):
-            continue
-        if len(words) < 2:
-            draft.remark(number, f"{words[0]}: has no value")
-            continue
-        key, value = words[0], words[1].strip()
-        first = seen.setdefault(key.lower(), number)
-        if first != number:
-            draft.remark(number, f"{key}: stands in line {first} already, and the first one wins")
-            continue
-        try:
-            _entry(draft, key, value)
-        except ValueError as error:
-            draft.remark(number, f"{key}: {error}")
+    draft = Draft()
+    draft.collect(lines, _entry)
     # The policy's default wins over ze-filter.cf's setting, wherever the two stand.
     draft.base.values = {**draft.fallback, **draft.base.values}
     draft.sender_base.values = {**draft.sender_fallback, **draft.sender_base.values}
