@@ -42,7 +42,7 @@ class Draft:
     remarks: list[Remark] = field(default_factory=list)
 
     def collect(self, lines: Iterable[str], entry: Callable[["Draft", str, str], None]) -> None:
-        """Gives each line `key value` to `entry`, the first of equal keys only; its ValueError is a remark."""
+        """Gives each line `key value` to `entry`, the first of equal keys only; a ValueError is a remark."""
         seen = dict[str, int]()
         for number, line in enumerate(lines, 1):
             key, *value = line.split(None, 1)[:2] or ["#"]
