@@ -27,7 +27,7 @@ def read_policy(path: Path) -> Policy:
 def read_control_path(path: Path) -> Path:
     """The control socket that `path` names, even if the policy in it is wrong: a milter may be running.
 
-    Raises ConfigError when the file cannot be read at all.
+    Raises ConfigError when the file cannot be read at all, or names no folder that could hold it.
     """
     try:
         return read_policy(path).control_path
@@ -37,7 +37,10 @@ def read_control_path(path: Path) -> Path:
         except (OSError, ValueError, RecursionError):
             raise error from None
         named = {key: table[key] for key in ("relay", "exchange", "state") if isinstance(table.get(key), str)}
-        return Policy(**named).control_path
+        policy = Policy(**named)
+        if any(_state_mistakes(policy)):
+            raise error from None
+        return policy.control_path
 
 
 def mistakes(policy: Policy) -> Iterator[Mistake]:

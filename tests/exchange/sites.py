@@ -58,7 +58,7 @@ class Relay:
                            Link(connect), lambda now_s: None)
 
     def limit(self, now_s: float, host: Host = WEB) -> int:
-        return self.limits.standing(self.limits.allowance(as_address(host)), now_s).limit
+        return self.limits.scaled(self.limits.allowance(as_address(host)), now_s).standing.limit
 
     def state(self, now_s: float) -> State:
         return self.signals.state(WEB, now_s)

@@ -18,6 +18,7 @@ import pytest
 from lab.milter_proxy import KINDS, MALFORMED_REPLY, Fault, Kind, MilterProxy
 from lab.namespaces import Namespace, wait_until
 from lab.sink import Sink
+from tests.promises import promise
 from tests.relay import mtas
 from tests.relay.running import Milter
 from tests.relay.senders import Senders
@@ -135,6 +136,11 @@ def test_no_fault_at_any_step_loses_or_refuses_a_message_or_lets_one_past(
               f"{sorted({s for _, s in running.proxy.hits})}, {running.senders.temporary} temporary failures, "
               f"{running.duplicates} duplicates, 0 lost, 0 permanent")
     assert not missed, f"{missed} were never tried"
+    size = f"{len(KINDS) * messages} messages, {running.proxy.hits.total()} faults at " \
+           f"{len({step for _, step in running.proxy.hits})} protocol steps"
+    for what in ("lost", "refused for good", "passed without the milter's consent"):
+        promise(8, f"messages {what} while the milter is killed, stopped, cut off, garbled, slow or absent, {mta}", 0, 0,
+                size)
 
 
 MUTANTS = {

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from egressguard_milter import ledger as ledger_module
 from egressguard_milter.account import PRECISION_BITS, TICKS_PER_S, Account, Kind, Pool, newest_s, thaw
 from egressguard_milter.ledger import HELD_RETRY_S, Cap, Claim, Hold, Ledger, Refusal
+from tests.promises import promise
 
 A, B, C = "192.0.2.1", "192.0.2.2", "2001:db8::/64"
 WINDOW_S, LONG_S = 100.0, 1000.0
@@ -222,6 +223,8 @@ def test_of_many_threads_exactly_as_many_as_the_limit_pass(monkeypatch: pytest.M
     for thread in threads:
         thread.join()
     assert sum(granted) == limit
+    promise(9, "reservations that pass a limit of 40 from threads which are held up between looking and taking",
+            sum(granted), limit, f"{len(threads)} threads, {len(granted)} attempts")
 
 
 def test_a_shared_budget_and_a_clients_own_are_both_paid_or_neither() -> None:

@@ -12,6 +12,7 @@ from egressguard_milter.account import Pool
 from egressguard_milter.ledger import Ledger
 from egressguard_milter.places import SHARD_SIZE
 from egressguard_milter.policy import Base, ClientRule, Policy
+from tests.promises import promise
 from tests.relay.parts import Parts, parts, send
 from tests.relay.test_ledger import WINDOW_S, A, accept, claim, reserve
 
@@ -126,6 +127,8 @@ def test_a_client_costs_a_twentieth_of_ze_filters_memory_and_a_million_300_mb(
     assert len(ledger) == count
     assert each <= 300
     assert each <= ZE_FILTER_BYTES / 20
+    promise(12, "memory of the relay for each distinct client", f"{each:.0f} bytes", "at most 300 bytes",
+            f"{count} clients")
 
 
 def test_forgetting_a_crowd_is_done_in_short_steps(crowded: tuple[Ledger, int, float]) -> None:

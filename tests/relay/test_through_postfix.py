@@ -11,6 +11,7 @@ from egressguard.core.documents import Client as Reported
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 from lab.namespaces import wait_until
+from tests.promises import promise
 from tests.relay.running import CLIENTS, STRANGER, Client, Relay, Site, send_together
 
 ADDRESSES = ["192.0.2.1", "2001:db8:0:1::1"]
@@ -50,6 +51,8 @@ def test_of_parallel_clients_exactly_as_many_as_the_limit_pass(site: Site, addre
     site.run(5)
     codes = send_together([site.relay.client(address) for _ in range(20)])
     assert sorted(codes) == [250] * 5 + [451] * 15
+    promise(9, f"messages that pass a limit of 5 from parallel connections of one client through Postfix, {address}",
+            codes.count(250), 5, "20 connections")
 
 
 def test_a_message_counts_from_mail_on_and_an_unfinished_one_is_given_back(site: Site) -> None:
