@@ -3,8 +3,8 @@
 No I/O. An exception never becomes an accept: it is logged and a temporary failure.
 """
 
-import time
 from collections.abc import Callable, Mapping
+from time import monotonic
 
 from egressguard_milter import wire
 from egressguard_milter.decision import CONNECTION_LIMITS, Decision
@@ -14,9 +14,10 @@ from egressguard_milter.log import DecisionLog
 from egressguard_milter.reply import CONNECTION, codes, reply_text
 from egressguard_milter.session import Session
 from egressguard_milter.tallies import Tallies
+from egressguard_milter.wire import GO_ON, LARGEST, WireError, macro, words
 
 REFUSED_MAILER = "error"  # sendmail's and Postfix's {rcpt_mailer} for a recipient that they refuse
-HELD = wire.quarantine("held by egressguard-milter: the client looks compromised") + wire.GO_ON
+HELD = wire.quarantine("held by egressguard-milter: the client looks compromised") + GO_ON
 ACTIONS = wire.QUARANTINE | wire.SET_MACROS
 # No content crosses the wire, and no stage whose answer is always the same; the end of the message does.
 STEPS = (wire.NO_HELO | wire.NO_DATA | wire.NO_HEADERS | wire.NO_END_OF_HEADERS | wire.NO_BODY
@@ -27,6 +28,7 @@ VERSION, RESOLVED = b"v", b"{client_resolve}"
 NEEDED = {wire.CONNECT: VERSION + b" " + RESOLVED, wire.MAIL: LOGIN + b" " + QUEUE_ID,
           wire.RCPT: MAILER + b" " + QUEUE_ID, wire.END_OF_MESSAGE: QUEUE_ID}
 
+length_at = wire.LENGTH.unpack_from
 Handler = Callable[["Conversation", bytes], bytes]
 
 
@@ -45,14 +47,20 @@ class Conversation:
         """What is answered to `data`, which may end within a packet. Raises WireError."""
         if self._rest:
             data = self._rest + data
-        answers, at, size, length_at = b"", 0, len(data), wire.LENGTH.unpack_from
+        answers, at, size = b"", 0, len(data)
         while size - at > 4 and not self.ended:
             end = at + 4 + length_at(data, at)[0]
-            if not at + 4 < end <= at + wire.LARGEST:
-                raise wire.WireError("a packet of an impossible length")
+            if not at + 4 < end <= at + LARGEST:
+                raise WireError("a packet of an impossible length")
             if end > size:
                 break
-            answers += self._answer(data[at + 4], data[at + 5:end])
+            handler = self._in_order.get(data[at + 4])
+            if handler is None:
+                raise WireError(f"a command out of order, or none: {data[at + 4:at + 5]!r}")
+            try:
+                answers += handler(self, data[at + 5:end])
+            except Exception as error:
+                answers += self._failed(error, data[at + 4], handler)
             at = end
         self._rest = data[at:]
         return answers
@@ -60,21 +68,15 @@ class Conversation:
     def close(self) -> None:
         """The client is gone, whether the MTA took its leave or not."""
         try:
-            self._session.close(time.monotonic())
+            self._session.close(monotonic())
         except Exception:
             logger.exception(line("callback_failed", callback="close"))
 
-    def _answer(self, command: int, data: bytes) -> bytes:
-        handler = self._in_order.get(command)
-        if handler is None:
-            raise wire.WireError(f"a command out of order, or none: {chr(command)!r}")
-        try:
-            return handler(self, data)
-        except wire.WireError:
-            raise
-        except Exception:
-            logger.exception(line("callback_failed", callback=handler.__name__.strip("_")))
-            return b"" if command in UNANSWERED else wire.TEMPORARY_FAILURE
+    def _failed(self, error: Exception, command: int, handler: Handler) -> bytes:
+        if isinstance(error, WireError):
+            raise error
+        logger.error(line("callback_failed", callback=handler.__name__.strip("_")), exc_info=error)
+        return b"" if command in UNANSWERED else wire.TEMPORARY_FAILURE
 
     def _negotiate(self, offer: bytes) -> bytes:
         self._in_order = BEFORE_A_CLIENT
@@ -82,7 +84,7 @@ class Conversation:
 
     def _note_macros(self, data: bytes) -> bytes:
         if not data:
-            raise wire.WireError("macros of no stage")
+            raise WireError("macros of no stage")
         self._macros[data[0]] = data
         return b""
 
@@ -90,21 +92,21 @@ class Conversation:
         """Postfix shows this text to nobody and sendmail drops it; whoever still says MAIL is told again."""
         self._in_order = WITH_A_CLIENT
         host, address = wire.connected(data)
-        return self._say(self._session.connect(address, host if self._verified() else "", time.monotonic()))
+        return self._say(self._session.connect(address, host if self._verified() else "", monotonic()))
 
     def _mail(self, data: bytes) -> bytes:
-        sender, *parameters = wire.words(data)
-        login = wire.macro(self._macros.get(wire.MAIL, b""), LOGIN)
+        sender, *parameters = words(data)
+        login = macro(self._macros.get(wire.MAIL, b""), LOGIN)
         return self._say(self._session.mail(envelope_address(sender), login, declared_bytes(parameters),
-                                            time.monotonic()))
+                                            monotonic()))
 
     def _rcpt(self, data: bytes) -> bytes:
         """Told of every recipient, whether the MTA takes it or not."""
-        if wire.macro(self._macros.get(wire.RCPT, b""), MAILER) == REFUSED_MAILER:
-            self._session.recipient_refused(time.monotonic())
-            return wire.GO_ON
-        domain = envelope_address(wire.words(data)[0]).rpartition("@")[2]
-        decision = self._session.recipient(domain, time.monotonic())
+        if macro(self._macros.get(wire.RCPT, b""), MAILER) == REFUSED_MAILER:
+            self._session.recipient_refused(monotonic())
+            return GO_ON
+        domain = envelope_address(words(data)[0]).rpartition("@")[2]
+        decision = self._session.recipient(domain, monotonic())
         if decision.accepted or not self._session.nothing_accepted:
             return self._say(decision)
         # Every recipient refused, the next DATA would be answered with 554, and naive mailers take that as
@@ -113,11 +115,11 @@ class Conversation:
 
     def _pass(self, _: bytes) -> bytes:
         """Of no interest here; sent by an MTA that cannot leave it out."""
-        return wire.GO_ON
+        return GO_ON
 
     def _end_of_message(self, _: bytes) -> bytes:
-        answer = HELD if self._session.hold_queue else wire.GO_ON
-        decision = self._session.end_of_message(time.monotonic())
+        answer = HELD if self._session.hold_queue else GO_ON
+        decision = self._session.end_of_message(monotonic())
         if decision is not None:
             self._log.say("accepted", decision, self._queue_id)
         self._forget_message()
@@ -125,7 +127,7 @@ class Conversation:
 
     def _abort(self, _: bytes) -> bytes:
         """RSET, a refused transaction, or a connection that broke."""
-        self._session.abort(time.monotonic())
+        self._session.abort(monotonic())
         self._forget_message()
         return b""
 
@@ -142,13 +144,13 @@ class Conversation:
 
     def _say(self, decision: Decision, code: tuple[str, str] | None = None) -> bytes:
         if decision.accepted:
-            return wire.GO_ON
+            return GO_ON
         event = "refused" if decision.limit in CONNECTION_LIMITS else "deferred"
         self._log.say(event, decision, self._queue_id)
         return wire.reply(" ".join((*(code or codes(decision)), reply_text(decision))))
 
     def _queue_id(self) -> str:
-        found = (wire.macro(data, QUEUE_ID) for data in reversed(self._macros.values()))
+        found = (macro(data, QUEUE_ID) for data in reversed(self._macros.values()))
         return next(filter(None, found), "")
 
     def _forget_message(self) -> None:
@@ -158,8 +160,8 @@ class Conversation:
     def _verified(self) -> bool:
         """Whether the host name resolves back: Postfix gives no other, sendmail says so in a macro."""
         macros = self._macros.get(wire.CONNECT, b"")
-        resolved = wire.macro(macros, RESOLVED)
-        return resolved == "OK" if resolved else wire.macro(macros, VERSION).startswith("Postfix")
+        resolved = macro(macros, RESOLVED)
+        return resolved == "OK" if resolved else macro(macros, VERSION).startswith("Postfix")
 
 
 LEAVING: dict[int, Handler] = {wire.QUIT: Conversation._quit}

@@ -5,7 +5,7 @@ A verdict can only tighten: every scaled limit lies between one and the limit wi
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from egressguard.core.hosts import Address, Host
 from egressguard.core.verdict import State, Tier
@@ -66,12 +66,12 @@ class Limits:
         self._ledger.release(connection, now_s)
         self._leave()
 
-    def reserve(self, scaled: Scaled, others: Iterable[Claim], now_s: float) -> tuple[Decision, Hold | None]:
-        """One message, with one recipient, of the client and of all `others` that pay for it."""
+    def reserve(self, scaled: Scaled, claims: Sequence[Claim], now_s: float) -> tuple[Decision, Hold | None]:
+        """One message, with one recipient, of all `claims` that pay for it: the client's and others'."""
         standing, host = scaled.standing, scaled.accepted.host
         if standing.tier is Tier.HELD and not standing.hold_queue:
             return Decision(host, standing.tier, standing.verdict, "held", host, retry_s=HELD_RETRY_S), None
-        answer = self._ledger.reserve((*scaled.claims, *others), now_s)
+        answer = self._ledger.reserve(claims, now_s)
         if isinstance(answer, Refusal):
             return refused(host, standing, answer), None
         return scaled.accepted, answer

@@ -105,7 +105,8 @@ class Segments:
         if self._map is not None and self._current is not None:
             self._map[self._end:self._end + len(data)] = data
             self._end += len(data)
-            self._current.newest_s = max(self._current.newest_s, records[-1].at_s)
+            if records[-1].at_s > self._current.newest_s:
+                self._current.newest_s = records[-1].at_s
 
     def maintain(self, horizon_s: float, now_s: float) -> None:
         """Prepares the next file, and removes those whose records have left every window.

@@ -76,12 +76,15 @@ class Session:
         most = scaled.levels.get("messages_per_connection")
         if most is not None and self._messages >= most:
             return self._told(exceeded(scaled, "messages_per_connection", self._messages, most))
-        payers = [payer for payer in (directory.sender(sender), directory.login(login)) if payer]
-        decision, hold = limits.reserve(scaled, [claim for claim, _ in payers], now_s)
+        claims, most = scaled.claims, scaled.levels.get("recipients_per_message")
+        for payer in (directory.sender(sender), directory.login(login)):
+            if payer is not None:
+                claim, level = payer
+                claims = (*claims, claim)
+                most = level if most is None or (level is not None and level < most) else most
+        decision, hold = limits.reserve(scaled, claims, now_s)
         if hold is None:
             return self._told(decision)
-        levels = [scaled.levels.get("recipients_per_message"), *[most for _, most in payers]]
-        most = min([level for level in levels if level is not None], default=None)
         self._transaction = Transaction(hold, sender, scaled, most, declared_bytes)
         return decision
 
