@@ -113,7 +113,7 @@ class Ledger:
         with self._lock:
             hold.recipients -= 1
             for _, account in hold.accounts:
-                account.recipients -= 1
+                account.reserved[Kind.RECIPIENTS] -= 1
 
     def settle(self, hold: Hold, recipients: int, now_s: float) -> None:
         """The message was accepted for so many recipients, and counts. A second time does nothing."""

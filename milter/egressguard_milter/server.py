@@ -27,9 +27,12 @@ class Server:
     """Serves MTAs on `listeners` until a stop signal comes."""
 
     def __init__(self, listeners: Sequence[socket.socket], converse: Callable[[], Conversation],
-                 signals: socket.socket) -> None:
-        """`signals` becomes readable when a signal has come: see `signal_socket`."""
-        self._converse, self._signals = converse, signals
+                 signals: socket.socket, pulse: Callable[[float], None] = lambda now_s: None) -> None:
+        """`signals` becomes readable when a signal has come: see `signal_socket`.
+
+        `pulse` is called each second.
+        """
+        self._converse, self._signals, self._pulse = converse, signals, pulse
         self._poll = select.epoll()
         self._ready: dict[int, Callable[[], None]] = {}
         self._peers: dict[int, Peer] = {}
@@ -97,6 +100,7 @@ class Server:
 
     def _tick(self, now_s: float) -> None:
         self._tick_at_s = now_s + TICK_S
+        self._pulse(now_s)
         while self._paused:
             self._poll.modify(self._paused.pop(), select.EPOLLIN)
         for peer in list(self._peers.values()):

@@ -29,6 +29,8 @@ from egressguard_milter.watch import Watch
 
 # Another thread that has the interpreter gives it back to the decisions after so long at the latest.
 SWITCH_INTERVAL_S = 0.001
+# A poll of the exchange that takes longer has hung: a busy database is waited for, but not that long.
+HUNG_S = 30.0
 
 
 def run(path: Path) -> None:
@@ -53,7 +55,8 @@ def run(path: Path) -> None:
     answers = Answers(limits, ledger, tallies, signals, lambda: read_policy(path), lambda: _fault(memory))
     control = _control(policy, answers) if memory else None
     log = DecisionLog()
-    server = Server([listener], lambda: Conversation(limits, tallies, log), stop_signals)
+    server = Server([listener], lambda: Conversation(limits, tallies, log), stop_signals,
+                    lambda now_s: _pulse(watch, now_s))
     watch.safe_step()  # the verdicts are in force before the first message
     watch.start()
     _say_started(policy, endpoint, memory)
@@ -97,12 +100,17 @@ def _remember(ledger: Ledger, memory: Segments | None, policy: Policy) -> None:
 
 def _upkeep(ledger: Ledger, memory: Segments | None, limits: Limits, marks: Marks,
             signals: Signals, now_s: float) -> None:
-    notify("WATCHDOG=1")
     ledger.sweep(now_s)
     ledger.tend(now_s)
     marks.keep(signals.marks, now_s)
     if memory is not None:
         memory.maintain(limits.policy.horizon_s, now_s)
+
+
+def _pulse(watch: Watch, now_s: float) -> None:
+    """Told to systemd by the thread that decides, and only while the other one goes on, too."""
+    if now_s - watch.stepped_s < HUNG_S:
+        notify("WATCHDOG=1")
 
 
 def _fault(memory: Segments | None) -> str:

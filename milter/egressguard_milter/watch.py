@@ -30,6 +30,7 @@ class Watch:
         self._upkeep = upkeep
         self._clock = clock
         self._report_at_s = float("-inf")
+        self.stepped_s = clock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -68,8 +69,9 @@ class Watch:
 
     def safe_step(self) -> None:
         """One poll, whatever happens: a verdict's end must not depend on the exchange's health."""
+        self.stepped_s = self._clock()
         try:
-            self.step(self._clock())
+            self.step(self.stepped_s)
         except Exception:
             logger.exception(line("watch_failed", effect="trying again"))
             self._say(self._signals.evaluate(self._clock()))

@@ -5,6 +5,10 @@ import socket
 import stat
 from pathlib import Path
 
+import pytest
+
+from egressguard_milter import service
+from egressguard_milter.watch import Watch
 from lab.namespaces import wait_until
 from tests.relay.running import Milter, Site
 
@@ -69,10 +73,27 @@ def test_the_service_manager_learns_of_the_start_and_the_stop(site: Site, tmp_pa
         manager.settimeout(30)
         milter = site.start(site.policy(1), {"NOTIFY_SOCKET": str(tmp_path / "notify")})
         assert manager.recv(100) == b"READY=1"
+        assert manager.recv(100) == b"WATCHDOG=1"
         wait_until(lambda: site.relay.namespace.listens(8892, ipv6=False), "the port")
         milter.process.send_signal(signal.SIGTERM)
-        assert manager.recv(100) == b"STOPPING=1"
+        assert "STOPPING=1" in iter(lambda: manager.recv(100).decode(), "")
     assert milter.process.wait(30) == 0
+
+
+def test_the_service_manager_hears_nothing_more_when_the_exchange_hangs(tmp_path: Path) -> None:
+    """So it starts the milter again; meanwhile verdicts end with their leases and the limits go on."""
+    stopped = Watch.__new__(Watch)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+            stopped.stepped_s = 100.0
+            service._pulse(stopped, 100.0 + service.HUNG_S)
+            with pytest.raises(BlockingIOError):
+                manager.recv(100)
+            service._pulse(stopped, 100.0 + service.HUNG_S - 1)
+            assert manager.recv(100) == b"WATCHDOG=1"
 
 
 def test_a_signal_at_any_moment_of_the_start_ends_it(site: Site, tmp_path: Path) -> None:
