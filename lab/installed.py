@@ -8,14 +8,14 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lab.closing import Closing
 from lab.namespaces import LabError, Namespace, end, wait_until
 
 STATE = "/var/lib/egressguard"
 ROOT = Path(__file__).resolve().parent.parent
-PATH = f"{ROOT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Stand-ins first: `systemctl` runs the commands of the real units, since a namespace has no systemd.
+PATH = f"{ROOT}/lab/stand_ins:{ROOT}/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Upper layers lie on a tmpfs: where / is an overlay itself, it can only be a lower one.
 ENTER = """\
@@ -26,9 +26,14 @@ for folder in etc var run; do
     mkdir "$0/$folder" "$0/$folder.work"
     mount -t overlay -o "lowerdir=/$folder,upperdir=$0/$folder,workdir=$0/$folder.work" own "/$folder"
 done
-mkdir -p /etc/egressguard /run/egressguard /var/lib/egressguard/exchange
+mkdir -p /etc/egressguard /etc/bash_completion.d /run/egressguard /var/lib/egressguard-milter \\
+    /var/lib/egressguard/exchange
 mount --bind "$1" /var/lib/egressguard/exchange
 hostname "$2"
+# No name is ever looked up in the DNS, which would be asked for many seconds.
+printf '127.0.0.1 localhost\n127.0.1.1 %s.example %s\n' "$2" "$2" >/etc/hosts
+printf 'passwd: files\ngroup: files\nhosts: files\n' >/etc/nsswitch.conf
+: >/etc/resolv.conf
 : >"$0/ready"
 exec sleep infinity
 """
@@ -60,13 +65,6 @@ class Installed(Closing):
         """What /bin/sh makes of `command` on this host, in the checkout's folder."""
         return subprocess.run(self._argv(["sh", "-c", command]), cwd=ROOT, text=True, capture_output=True,
                               check=False, timeout=timeout_s, env=_environment(environment))
-
-    def start(self, argv: list[str], log: Path, environment: Mapping[str, str] | None = None,
-              ) -> subprocess.Popen[Any]:
-        """Starts a program on this host; what it says goes to `log`."""
-        with log.open("a") as output:
-            return self.namespace.popen(self._argv(argv)[2:], cwd=ROOT, stdout=output, stderr=output,
-                                        env=_environment(environment))
 
     def close(self) -> None:
         """Forgets the files; the namespace ends with its world."""
