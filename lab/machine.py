@@ -102,10 +102,11 @@ def transport(role: str) -> str:
 
 EXCHANGE = RELAY.ipv4
 KEY = "lab " + 32 * "1ab0"  # of a lab that anybody can build, so it is nobody's secret
+STATE_LINE = 'state = "/var/lib/egressguard-milter"\n'  # what its unit gives it
 EXCHANGE_LINES = f"""exchange = "redis://{EXCHANGE}:6379"
 exchange_key = "/etc/egressguard/exchange.key"
 """
-CONFIG = {"router": router_config, "relay": lambda: relay_config(LIMIT)}
+CONFIG = {"router": router_config, "relay": lambda: STATE_LINE + relay_config(LIMIT)}
 
 PRINTED: dict[str, Callable[..., str]] = {
     "config": lambda role: EXCHANGE_LINES + CONFIG[role](), "key": lambda: KEY + "\n",

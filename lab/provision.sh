@@ -56,12 +56,19 @@ UNIT
 
 software() {
     case $role in
-        router) script/bootstrap runtime ;;
-        relay) script/bootstrap runtime; debian redis-server; postfix ;;
+        router) ours egressguard ;;
+        relay) ours egressguard-milter; debian redis-server; postfix ;;
         mailserver | web2) postfix ;;
         web1) debian sendmail-bin sendmail-cf m4 ;;
         outside) postfix ;; # for its smtp-sink
     esac
+}
+
+# The Debian package when `script/package` has built one, otherwise this checkout.
+ours() {
+    for package in dist/"$1"_*.deb; do
+        if [ -e "$package" ]; then debian "$PWD/$package"; else script/bootstrap runtime; fi
+    done
 }
 
 postfix() {
@@ -123,14 +130,8 @@ UNIT
     done
 }
 
-# As the Debian packages install it, with links to this checkout in the place of copies.
 egressguard_service() {
-    ln -sf "$checkout/.venv/bin/$1" "/usr/bin/$1"
-    mkdir -p /usr/lib/egressguard
-    ln -sfn "$checkout/rules" /usr/lib/egressguard/rules
-    ln -sf "$checkout/systemd/load-rules" /usr/lib/egressguard/load-rules
-    install -m 644 "systemd/$1.sysusers" "/usr/lib/sysusers.d/$1.conf"
-    systemd-sysusers "$1.conf"
+    [ -e "/usr/lib/systemd/system/$1.service" ] || linked "$1"
     python -m lab.machine config "$role" >"/etc/egressguard/$2"
     python -m lab.machine key >/etc/egressguard/exchange.key
     chgrp "$1" /etc/egressguard/exchange.key
@@ -138,19 +139,35 @@ egressguard_service() {
     # Whoever is on the machine may look; asking the kernel needs root.
     printf '#!/bin/sh\nexec sudo /usr/bin/%s "$@"\n' "$1" >"/usr/local/bin/$1"
     chmod 755 "/usr/local/bin/$1"
+    [ "$role" != router ] || reaches_exchange
+    systemctl enable --quiet "$1"
+    systemctl restart "$1"
+}
+
+# As the Debian packages install it, with links to this checkout in the place of copies.
+linked() {
+    ln -sf "$checkout/.venv/bin/$1" "/usr/bin/$1"
+    mkdir -p /usr/lib/egressguard
+    ln -sfn "$checkout/rules" /usr/lib/egressguard/rules
+    ln -sf "$checkout/systemd/load-rules" /usr/lib/egressguard/load-rules
+    install -m 644 "systemd/$1.sysusers" "/usr/lib/sysusers.d/$1.conf"
+    systemd-sysusers "$1.conf"
     [ "$role" != router ] || router_units
     unit "$1" <"systemd/$1.service"
-    systemctl restart "$1"
 }
 
 router_units() {
     install -m 644 systemd/egressguard.tmpfiles /usr/lib/tmpfiles.d/egressguard.conf
     systemd-tmpfiles --create egressguard.conf
+    unit egressguard-rules <systemd/egressguard-rules.service
+    unit egressguard-fallback <systemd/egressguard-fallback.service
+}
+
+reaches_exchange() {
     mkdir -p /etc/systemd/system/egressguard.service.d
     printf '[Service]\nIPAddressAllow=%s\n' "$(python -m lab.machine exchange)" \
         >/etc/systemd/system/egressguard.service.d/exchange.conf
-    unit egressguard-rules <systemd/egressguard-rules.service
-    unit egressguard-fallback <systemd/egressguard-fallback.service
+    systemctl daemon-reload
 }
 
 # Where router and relay leave messages for each other: on the relay, reachable by the lab's machines alone.
