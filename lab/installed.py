@@ -1,7 +1,7 @@
 """A host with files of its own, on which egressguard looks as if it were installed.
 
-/etc, /var and /run are overlays that nobody else sees and that end with the host; everything else is the
-machine's. So documented commands, default paths and provisioning run as they stand.
+/etc, /run, /usr and /var are overlays that nobody else sees and that end with the host; everything else is
+the machine's. So documented commands, default paths and provisioning run as they stand.
 """
 
 import os
@@ -22,7 +22,7 @@ ENTER = """\
 set -e
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 own "$0"
-for folder in etc var run; do
+for folder in etc run usr var; do
     mkdir "$0/$folder" "$0/$folder.work"
     mount -t overlay -o "lowerdir=/$folder,upperdir=$0/$folder,workdir=$0/$folder.work" own "/$folder"
 done

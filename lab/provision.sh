@@ -12,6 +12,7 @@ shift
 say() { printf 'provision: %s: %s\n' "$role" "$*"; }
 python() { /usr/bin/python3 "$@"; }
 unit() {
+    mkdir -p /etc/systemd/system
     cat >"/etc/systemd/system/$1.service"
     systemctl daemon-reload
     systemctl enable --now --quiet "$1"
@@ -74,7 +75,9 @@ ours() {
 postfix() {
     echo 'postfix postfix/main_mailer_type select No configuration' | debconf-set-selections
     debian postfix
-    [ -e /etc/postfix/main.cf ] || [ "$role" = outside ] || cp /usr/share/postfix/main.cf.debian /etc/postfix/main.cf
+    for file in main.cf.debian master.cf.dist; do
+        [ -e "/etc/postfix/${file%.*}" ] || cp "/usr/share/postfix/$file" "/etc/postfix/${file%.*}"
+    done
 }
 
 service() {
@@ -94,7 +97,7 @@ postfix_service() {
     # What is a mailserver's own delivers itself, and sends nothing through the relay.
     [ "$role" != mailserver ] || : >/tmp/main.cf
     grep ' = ' /tmp/main.cf | while read -r line; do postconf -e "$line"; done
-    postconf -e "myhostname = $role.example" 'mydestination =' 'smtpd_peername_lookup = no' \
+    postconf -e "myhostname = $role.example" 'mydestination =' 'alias_maps =' 'smtpd_peername_lookup = no' \
         'smtp_dns_support_level = disabled' 'smtp_host_lookup = native' \
         "transport_maps = $(python -m lab.machine transport "$role")"
     systemctl enable --quiet postfix
@@ -150,14 +153,14 @@ linked() {
     mkdir -p /usr/lib/egressguard
     ln -sfn "$checkout/rules" /usr/lib/egressguard/rules
     ln -sf "$checkout/systemd/load-rules" /usr/lib/egressguard/load-rules
-    install -m 644 "systemd/$1.sysusers" "/usr/lib/sysusers.d/$1.conf"
+    install -D -m 644 "systemd/$1.sysusers" "/usr/lib/sysusers.d/$1.conf"
     systemd-sysusers "$1.conf"
     [ "$role" != router ] || router_units
     unit "$1" <"systemd/$1.service"
 }
 
 router_units() {
-    install -m 644 systemd/egressguard.tmpfiles /usr/lib/tmpfiles.d/egressguard.conf
+    install -D -m 644 systemd/egressguard.tmpfiles /usr/lib/tmpfiles.d/egressguard.conf
     systemd-tmpfiles --create egressguard.conf
     unit egressguard-rules <systemd/egressguard-rules.service
     unit egressguard-fallback <systemd/egressguard-fallback.service
