@@ -51,10 +51,16 @@ def _load(path: Path) -> dict[str, Any]:
     except OSError as error:
         reason = error.strerror or str(error)
         if isinstance(error, FileNotFoundError):
-            reason += f"; write it (every key: man {path.name}), or name another one with --config"
+            reason += f"; write it ({_help(path)}), or name another one with --config"
         raise ConfigError(str(path), [Mistake("", f"cannot be read: {reason}")]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(str(path), [Mistake("", f"is not TOML: {error}")]) from error
+
+
+def _help(path: Path) -> str:
+    """What helps with a file that is not there."""
+    init = "`egressguard init` does; " if path.name == "egressguard.toml" else ""
+    return f"{init}every key: man {path.name}"
 
 
 HINTS = {
