@@ -32,6 +32,7 @@ from lab.sink import Sink
 
 SPAM, HEALTHY = 10_000, 120  # messages an hour
 HOUR_S = 3600.0
+MOST_STRETCH = 1.05  # a longer hour has more windows
 STATIC = 40  # messages in ten minutes: the how-to's MsgRate
 ARMS = {
     "nothing": "no firewall, no limits",
@@ -58,13 +59,16 @@ def play(arm: str, scale: float) -> dict[str, Any]:
         ending.enter_context(Postfix(
             world.relay, networks=("192.0.2.0/26", "198.51.100.0/24", "[2001:db8::]/32"),
             routes={"outside.example": "203.0.113.130"}, milter=MILTER_PORT if limited else None))
+        began_s = time.monotonic()
         relayed, healthy = _hour(world, scale)
+        stretch = (time.monotonic() - began_s) * scale / HOUR_S
         expected = relayed[250] + healthy[250]
         wait_until(lambda: _arrived(sink, RELAY.ipv4) >= expected, "all that the relay took", timeout_s=120)
         arrived = Counter(m.subject.split()[0] for m in sink.messages())
         return {"arm": arm, "spam_delivered": arrived["spam"], "spam_taken_by_relay": relayed[250],
                 "spam_direct": _arrived(sink, WEB2.ipv4), "healthy_sent": healthy.total(),
-                "healthy_delayed": healthy.total() - healthy[250], "scale": scale}
+                "healthy_delayed": healthy.total() - healthy[250], "scale": scale,
+                "stretch": round(stretch, 3)}
 
 
 def _configure(deployment: Deployment, arm: str, scale: float) -> None:
@@ -142,6 +146,9 @@ def main() -> None:
     command = [sys.executable, "-m", "bench.leak", "--scale", str(arguments.scale), "--arm"]
     running = [subprocess.Popen([*command, arm], stdout=subprocess.PIPE, text=True) for arm in ARMS]
     found = [json.loads(process.communicate()[0]) for process in running]
+    if max(f["stretch"] for f in found) > MOST_STRETCH:
+        sys.exit(f"leak: this machine is too slow for scale {arguments.scale:g}: an hour took up to "
+                 f"{max(f['stretch'] for f in found):.2f} hours; use a smaller one")
     static = next(f["spam_delivered"] for f in found if f["arm"] == "static limits")
     for figures in found:
         figures["of_static"] = round(figures["spam_delivered"] / static, 4)

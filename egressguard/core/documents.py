@@ -17,6 +17,7 @@ from egressguard.core.verdict import State, Tier
 
 BULLETIN, REPORT = KINDS = ("bulletin", "report")
 MAX_ENTRIES = 100_000
+MAX_LENGTH = 16 << 20  # of a document, in characters
 MAX_NAME_LENGTH = 255
 MAX_LIFETIME_S = 86400.0
 MOST_LATEST = 8  # destinations that a router names of a host

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from egressguard.core.documents import (
     BULLETIN,
     KINDS,
+    MAX_LENGTH,
     REPORT,
     Bulletin,
     Document,
@@ -23,7 +24,6 @@ from egressguard.core.signing import UNSIGNED, ForgedError, Keyring
 
 D = TypeVar("D", bound=Document)
 MAX_DOCUMENTS = 1000  # of a kind
-MAX_LENGTH = 16 << 20  # of a document, in characters
 
 
 class Store(Protocol):

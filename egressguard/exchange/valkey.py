@@ -8,19 +8,22 @@ not changed is not read again. A write is one MULTI, so nobody sees a token with
 
 import secrets
 import threading
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
-from egressguard.core.documents import KINDS
+from egressguard.core.documents import KINDS, MAX_LENGTH
 from egressguard.core.errors import ExchangeError
 from egressguard.core.exchange_url import ServerPlace
 from egressguard.exchange.key_file import read_secret
 from egressguard.exchange.line import Line
 
 PREFIX = "egressguard"
+PACKED, PACKED_FROM = "z ", 1024
 BATCH = 64  # documents in one call, so that each stays within the deadline
 
 
@@ -35,7 +38,7 @@ class ValkeyStore:
         self._label = f"exchange {', '.join(f'{host} port {port}' for host, port in place.addresses)}"
         self._tokens: dict[str, dict[str, str]] = {}  # as they are on the server
         self._polled: dict[str, dict[str, str]] = {}
-        self._have: dict[str, dict[str, tuple[str, str]]] = {kind: {} for kind in KINDS}
+        self._have: dict[str, dict[str, tuple[str, str | None]]] = {kind: {} for kind in KINDS}
         with self._translated():
             self._line = connect(place)
 
@@ -43,7 +46,7 @@ class ValkeyStore:
         """Leaves `text` in place of what stood there; what is of another type at our keys is removed."""
         token = secrets.token_hex(4)
         versions, document = key(kind), key(kind, name)
-        write = (("MULTI",), ("SET", document, text), ("HSET", versions, name, token), ("EXEC",))
+        write = (("MULTI",), ("SET", document, packed(text)), ("HSET", versions, name, token), ("EXEC",))
         with self._translated():
             replies = self._line.exchange(*write)[-1]
             if any(isinstance(reply, ResponseError) for reply in replies):
@@ -65,7 +68,7 @@ class ValkeyStore:
                 [texts] = self._line.exchange(("MGET", *(key(kind, name) for name in names)))
                 for name, text in zip(names, texts, strict=True):
                     # Without a token to compare, what is absent now is asked for again.
-                    have[name] = (tokens[name] if text is not None else "", text)
+                    have[name] = (tokens[name], unpacked(text)) if text is not None else ("", None)
             return {name: text for name, (_, text) in have.items() if text is not None}
 
     def forget(self, kind: str, name: str) -> None:
@@ -100,6 +103,25 @@ class ValkeyStore:
                 yield
             except (RedisError, OSError) as error:
                 raise ExchangeError(f"{self._label}: {error}") from error
+
+
+def packed(text: str) -> str:
+    """`text` as it is kept: compressed when it is long, since every router reads every relay's report."""
+    if len(text) < PACKED_FROM:
+        return text
+    return PACKED + b64encode(zlib.compress(text.encode(), 1)).decode()
+
+
+def unpacked(kept: str) -> str:
+    """The text of what is kept; what cannot be unpacked, or is too long, comes as it is: no document."""
+    if not kept.startswith(PACKED):
+        return kept
+    try:
+        unpacking = zlib.decompressobj()
+        text = unpacking.decompress(b64decode(kept.removeprefix(PACKED), validate=True), MAX_LENGTH)
+        return text.decode() if unpacking.eof else kept
+    except (zlib.error, ValueError):
+        return kept
 
 
 def key(*parts: str) -> str:

@@ -67,6 +67,8 @@ class Relay:
 class Everybody:
     """Several of each; whatever happens, no relay ever gives more than the base limit."""
 
+    host = WEB
+
     def __init__(self, folder: Path, connect: Connect, routers: int = 2, relays: int = 2) -> None:
         self.now_s = 1000.0
         self.routers = [Router(f"r{n}", folder, connect, self.now_s) for n in range(routers)]

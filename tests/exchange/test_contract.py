@@ -2,7 +2,9 @@
 
 import pytest
 
-from egressguard.core.verdict import State
+from egressguard.core.documents import Client, Origin, Report
+from egressguard.core.hosts import Host
+from egressguard.core.verdict import State, Tier
 from tests.exchanges import Open, bulletin, report
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -91,3 +93,11 @@ def test_more_documents_than_one_call_carries_are_read(connect: Open) -> None:
     for n in range(300):
         router.publish(bulletin(f"r{n:04}", 1))
     assert len(relay.bulletins()) == 300
+
+
+def test_a_long_document_comes_back_whole(connect: Open) -> None:
+    relay, router = connect(), connect()
+    clients = {Host(f"2001:db8:0:{n:x}::/64"): Client(Tier.NORMAL, 40, n, n) for n in range(1000)}
+    long = Report(Origin("relay", 1, 1), 30.0, clients)
+    relay.report(long)
+    assert router.reports() == [long]

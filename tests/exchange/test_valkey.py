@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from egressguard.core.documents import MAX_LENGTH
 from egressguard.core.errors import ExchangeError
 from egressguard.core.exchange_url import ServerPlace
 from egressguard.core.verdict import State
 from egressguard.exchange import Exchange, open_exchange
 from egressguard.exchange.line import CALL_S
-from egressguard.exchange.valkey import ValkeyStore
+from egressguard.exchange.valkey import ValkeyStore, packed, unpacked
 from lab.dripping import Dripping
 from lab.valkey import Server, certificates, free_port
 from tests.exchanges import bulletin, key_file, report
@@ -183,3 +184,14 @@ def test_a_server_that_accepts_and_says_nothing_or_drips_costs_one_deadline(
             took_s = closing_time_s(ServerPlace((("127.0.0.1", slow.port),), tls, ca=ca))
             assert took_s < 2 * CALL_S + SLACK_S, "connecting and the first call"
             assert drip == b"" or slow.sent >= 2, "several pieces came within the deadline"
+
+
+@pytest.mark.parametrize("kept", ["z ", "z !", "z AAAA", packed("x" * MAX_LENGTH + "xx"), packed("x" * 2000)[:-8]])
+def test_what_cannot_be_unpacked_is_no_document_and_takes_no_memory(kept: str) -> None:
+    assert len(unpacked(kept)) < 100_000
+
+
+def test_a_long_document_takes_a_fraction_of_its_length() -> None:
+    text = ",".join(f'"2001:db8:0:{n:x}::/64":["normal",40,{n},0]' for n in range(1000))
+    assert len(packed(text)) < len(text) / 4
+    assert unpacked(packed(text)) == text
