@@ -29,6 +29,9 @@ done
 mkdir -p /etc/egressguard /etc/bash_completion.d /run/egressguard /var/lib/egressguard-milter \\
     /var/lib/egressguard/exchange
 mount --bind "$1" /var/lib/egressguard/exchange
+mkdir -p /usr/lib/egressguard
+ln -sfn "$PWD/rules" /usr/lib/egressguard/rules
+ln -sf "$PWD/systemd/load-rules" /usr/lib/egressguard/load-rules
 hostname "$2"
 # No name is ever looked up in the DNS, which would be asked for many seconds.
 printf '127.0.0.1 localhost\n127.0.1.1 %s.example %s\n' "$2" "$2" >/etc/hosts
@@ -50,7 +53,7 @@ class Installed(Closing):
         own = folder / f"own-{namespace.label}"
         own.mkdir()
         self._holder = namespace.popen(["unshare", "--mount", "--uts", "sh", "-c", ENTER, own, exchange,
-                                        namespace.label], stderr=subprocess.PIPE, text=True)
+                                        namespace.label], stderr=subprocess.PIPE, text=True, cwd=ROOT)
         inside = Path(f"/proc/{self._holder.pid}/root{own}/ready")
         wait_until(lambda: inside.exists() or self._holder.poll() is not None, f"files for {namespace.label}")
         if self._holder.poll() is not None:
