@@ -1,6 +1,6 @@
 """A host with files of its own, on which egressguard looks as if it were installed.
 
-/etc, /run, /usr and /var are overlays that nobody else sees and that end with the host; everything else is
+/etc, /root, /run, /usr and /var are overlays that nobody else sees and that end with the host; the rest is
 the machine's. So documented commands, default paths and provisioning run as they stand.
 """
 
@@ -22,7 +22,7 @@ ENTER = """\
 set -e
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 own "$0"
-for folder in etc run usr var; do
+for folder in etc root run usr var; do
     mkdir "$0/$folder" "$0/$folder.work"
     mount -t overlay -o "lowerdir=/$folder,upperdir=$0/$folder,workdir=$0/$folder.work" own "/$folder"
 done
