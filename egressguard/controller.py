@@ -9,7 +9,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from time import perf_counter
 
 from egressguard.beside import Beside
@@ -18,7 +19,7 @@ from egressguard.config import Site
 from egressguard.core import attempts, detection, shared
 from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
 from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
-from egressguard.core.errors import EgressguardError, ExchangeError
+from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, ExchangeLateError
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
@@ -204,6 +205,7 @@ class Controller:
         if now_s - self._kept_s < KEEP_EVERY_S:
             return
         self._kept_s = now_s
+        self._heal_database()
         counted = self._baseline.inventory.keys() | self._baseline.strangers.keys() | self._beside.hosts()
         machines = {self._settings.machine_of().get(host, host) for host in counted}
         gone = [host for host, verdict in self._verdicts.items()
@@ -212,6 +214,13 @@ class Controller:
             del self._verdicts[host]
         self._database.forget(gone, now_s - attempts.REMEMBER_DESTINATION_S)
         self._database.keep_orders(now_s)
+
+    def _heal_database(self) -> None:
+        """History that was kept in memory goes into its file once that can be used."""
+        if self._database_fault:
+            with suppress(DatabaseError):
+                self._database.keep_in(Path(self._settings.database))
+                self._database_fault = ""
 
     def _signal(self, now_s: float, faults: dict[str, str]) -> None:
         """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports.
@@ -228,6 +237,8 @@ class Controller:
                 self._publish(self._exchange, states, now_s)
             if self._exchange.changed():
                 self._receive(self._exchange, now_s)
+        except ExchangeLateError:
+            raise
         except ExchangeError as error:
             self._drop_exchange()
             self._retry_at_s, self._away = now_s + RETRY_S, str(error)
