@@ -8,8 +8,10 @@ the kernel, and the next round tries again.
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from time import perf_counter
 
@@ -20,7 +22,7 @@ from egressguard.core import attempts, detection, shared
 from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
 from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
 from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, ExchangeLateError
-from egressguard.core.hosts import Host
+from egressguard.core.hosts import Host, host_of
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
@@ -30,6 +32,7 @@ from egressguard.exchange import Exchange
 from egressguard.heartbeat import Pulse
 from egressguard.kernel import Kernel
 from egressguard.kernel.events import Culprit
+from egressguard.kernel.sinkhole import Listener
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class Controller:
         self._kept_s = float("-inf")
         self._totals: Totals | None = None
         self._beside = Beside(database)
+        self._listener = Listener()
         self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
         self._unsaved: dict[Host, Verdict] = {}
@@ -140,6 +144,7 @@ class Controller:
         with self._noting({}, "database"):
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
+        self._listener.close()
 
     def _enforce(self, now_s: float, culprits: Callable[[], Sequence[Culprit]]) -> None:
         """Puts the kernel right if it is wrong, and records the exposure and who did it."""
@@ -169,6 +174,8 @@ class Controller:
         beside: list[Mapping[Host, Attempts]] = []
         with self._noting(faults, "kernel"):
             beside = self._beside.attempts(self._enforcement, now_s)
+        with self._noting(faults, "sinkhole"):
+            beside.append(self._verified())
         own = attempts.joined([found, *beside], self._settings.machine_of())
         if own:
             self._tried = shared.tried(self._tried, own)
@@ -187,6 +194,12 @@ class Controller:
             self._save(bool(sample) or any(beside))
             self._keep(now_s)
         return steps
+
+    def _verified(self) -> dict[Host, Attempts]:
+        """The handshakes that hosts have completed with the sinkhole; as attempts the rules counted them."""
+        proofs = self._listener.proofs(self._settings.sinkhole)
+        found = Counter(host_of(ip_address(proof.source)) for proof in proofs)
+        return {host: Attempts(0, verified=count) for host, count in found.items()}
 
     def _save(self, sampled: bool) -> None:
         """Records what is not recorded yet: this round's, and what an earlier round could not."""

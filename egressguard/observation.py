@@ -25,8 +25,8 @@ from egressguard.core.wanted import Here, elements, tables
 from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Pulse
-from egressguard.kernel import Netfilter, Ruleset
-from egressguard.kernel.rules_file import RulesFile
+from egressguard.kernel import Netfilter, Ruleset, cgroups
+from egressguard.kernel.rules_file import rules_of
 
 
 def observe(site: Site) -> Observation:
@@ -77,7 +77,9 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
     if kind.version_chain not in ruleset.chains:
         return Table(ruleset.chains, ruleset.hooks, ruleset.dormant, False, (),
                      {name: frozenset() for name in kind.configured}, Sample(at_s), kind=kind)
-    sets, here = kernel.sets(), Here(site.settings, site.uids, kernel.ports() if kind is BRIDGE else {})
+    groups = _cgroups(site.settings, faults) if kind is ROUTER else ()
+    here = Here(site.settings, site.uids, kernel.ports() if kind is BRIDGE else {}, groups)
+    sets = kernel.sets()
     return Table(
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,
         intact=_intact(kernel, site, kind, ruleset, faults),
@@ -86,8 +88,17 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
         sender_macs=kernel.sender_macs(), kind=kind, devices=ruleset.devices)
 
 
+def _cgroups(settings: Settings, faults: dict[str, str]) -> tuple[str, ...]:
+    """Those of the configured ones that exist; the others are awaited, and so is their mail."""
+    found = cgroups.existing(settings.own.cgroups)
+    missing = [name for name in settings.own.cgroups if not cgroups.existing((name,))]
+    if missing:
+        faults["own.cgroups"] = f"{', '.join(missing)}: no such control group (cgroup v2) exists now"
+    return found
+
+
 def _intact(kernel: Netfilter, site: Site, kind: Kind, found: Ruleset, faults: dict[str, str]) -> bool | None:
-    rules = RulesFile(site.rules.with_name(kind.file), kind, site.settings.permitted_mark)
+    rules = rules_of(site.settings, site.rules, kind)
     try:
         return found.fingerprint == kernel.expected(rules).fingerprint
     except KernelError as error:

@@ -34,6 +34,8 @@ class Totals:
     overflow: int = 0
     fanout_overflow: int = 0
     mac_overflow: int = 0
+    redirected: int = 0
+    sinkholed: int = 0
     stray: int = 0
     unread: int = 0
 
@@ -91,11 +93,14 @@ class Baseline:
 class Attempts:
     """One host's attempts between two samples: to destinations that are new to it, to known ones, and to
     ones that had no room in the kernel's sets, so that nobody knows.
+
+    `verified` handshakes of the host were completed with a sinkhole, which no neighbour can do in its name.
     """
 
     count: int
     new_destinations: tuple[Destination, ...] = ()
     unknown: int = 0
+    verified: int = 0
 
 
 def between(baseline: Baseline, sample: Sample) -> dict[Host, Attempts]:
@@ -138,7 +143,7 @@ def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host
         host = machine_of.get(key, key)
         old = result.get(host, Attempts(0))
         result[host] = Attempts(old.count + found.count, old.new_destinations + found.new_destinations,
-                                old.unknown + found.unknown)
+                                old.unknown + found.unknown, old.verified + found.verified)
     return result
 
 

@@ -14,7 +14,7 @@ TABLE = "egressguard"
 VERSION_CHAIN = "ruleset_v2"  # an empty chain; another version's rules are refused, never edited
 
 FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
-                    "ether_type", "inet_service", "inet_proto", "uid"]
+                    "ether_type", "inet_service", "inet_proto", "uid", "cgroup"]
 Fields = tuple[FieldType, ...]
 Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
@@ -53,6 +53,17 @@ CONFIGURED: dict[str, Fields] = {
     "guarded_output": ("nf_proto",),
     "observed_family": ("nf_proto",),
 }
+
+# Those of rules/redirect.nft, which is loaded into the same table where it is configured.
+REDIRECT: dict[str, Fields] = {
+    "inside_net4": ("inet_service", "ipv4_net"),
+    "inside_net6": ("inet_service", "ipv6_net"),
+    "relay_if": ("ifname",),
+    "redirect4": ("inet_service", "ipv4_net"),
+    "redirect6": ("inet_service", "ipv6_net"),
+    "sinkhole_family": ("nf_proto",),
+}
+CONFIGURED |= REDIRECT | {"own_cgroup": ("cgroup",)}  # of rules/own_cgroup.nft, likewise
 
 LEASED: dict[str, Fields] = {
     "exception4": ("ifname", "ipv4_addr"),

@@ -67,7 +67,7 @@ def _more(old: Tried, now: Tried) -> Attempts:
 
 def _sum(one: Attempts, other: Attempts) -> Attempts:
     return Attempts(one.count + other.count, one.new_destinations + other.new_destinations,
-                    one.unknown + other.unknown)
+                    one.unknown + other.unknown, verified=one.verified + other.verified)
 
 
 def added(evidence: Mapping[Host, Attempts], told: Mapping[Host, Attempts]) -> dict[Host, Attempts]:
