@@ -84,6 +84,8 @@ class Controller:
 
         Raises KernelError, having changed nothing, when the kernel refuses or holds another version's table.
         """
+        with self._noting({}, "sinkhole"):  # before anybody is led to it; the first round says what failed
+            self._listener.proofs(self._settings.sinkhole)
         self._enforcement.load(now_s, "start")
         self._incarnation = self._enforcement.incarnation
         self._baseline = self._saved = self._database.baseline(self._incarnation)
