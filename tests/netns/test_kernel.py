@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from egressguard.core.ruleset import CONFIGURED, DESTINATIONS, FLOODS, INVENTORY, LEASED, STRANGERS
+from egressguard.core.ruleset import CONFIGURED, DESTINATIONS, FLOODS, INVENTORY, LEASED, REDIRECT, STRANGERS
 from egressguard.core.shards import spread
 from egressguard.kernel import Netfilter, nft
 from egressguard.kernel.sets import read_counts, read_elements
