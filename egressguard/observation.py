@@ -18,7 +18,7 @@ from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
 from egressguard.core.settings import Settings
-from egressguard.core.tables import BRIDGE, ROUTER
+from egressguard.core.tables import BRIDGE, ROUTER, TABLES
 from egressguard.core.tables import Table as Kind
 from egressguard.core.verdict import Verdict
 from egressguard.core.wanted import Here, elements, tables
@@ -37,6 +37,7 @@ def observe(site: Site) -> Observation:
     kernel = Netfilter()
     try:
         verdicts = _verdicts(settings, faults)
+        _unasked(kernel, settings, faults)
         reports = _exchange(settings, pulse, verdicts, faults)
         return Observation(
             now_s=now_s(), settings=settings, table=_table(kernel, site, ROUTER, faults),
@@ -47,6 +48,16 @@ def observe(site: Site) -> Observation:
             canary=pulse.canary if pulse is not None and runs else None)
     finally:
         kernel.close()
+
+
+def _unasked(kernel: Netfilter, settings: Settings, faults: dict[str, str]) -> None:
+    """A table that the configuration has ceased to ask for goes on blocking until somebody removes it."""
+    for kind in set(TABLES) - set(tables(settings)):
+        with closing(kernel.beside(kind)) as other:
+            if other.ruleset() is not None:
+                faults[f"{kind.family} rules"] = (
+                    f"table {kind.family} egressguard stands in the kernel, and is not configured: it goes "
+                    f"on blocking; `nft delete table {kind.family} egressguard` removes it")
 
 
 def _verdicts(settings: Settings, faults: dict[str, str]) -> dict[Host, Verdict]:
