@@ -102,7 +102,7 @@ SENDER_MACS: dict[str, Fields] = {
 SMTP = "25"
 SMTP_PORTS = frozenset({(SMTP,)})
 # IP in IP, IPv6 in IP, GRE, AH, older ways of IP in IP, EtherIP, IPComp, L2TP, SCTP, mobility, MPLS in IP,
-# HIP, shim6, Ethernet (RFC 8986): what can hide TCP. ESP and UDP can as well, but are too common to say anything.
+# HIP, shim6, Ethernet (RFC 8986): what can hide TCP. ESP and UDP can too, but are too common to say anything.
 TUNNEL_PROTOCOLS = frozenset({(n,) for n in (
     "4", "41", "47", "51", "94", "97", "98", "108", "115", "132", "135", "137", "139", "140", "143")})
 ALL_FAMILIES = frozenset({("ipv4",), ("ipv6",)})
