@@ -52,7 +52,8 @@ def observe(site: Site) -> Observation:
 
 def _unasked(kernel: Netfilter, settings: Settings, faults: dict[str, str]) -> None:
     """A table that the configuration has ceased to ask for goes on blocking until somebody removes it."""
-    for kind in set(TABLES) - set(tables(settings)):
+    asked = tables(settings)
+    for kind in (table for table in TABLES if table not in asked):
         with closing(kernel.beside(kind)) as other:
             if other.ruleset() is not None:
                 faults[f"{kind.family} rules"] = (
