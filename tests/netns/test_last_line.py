@@ -62,7 +62,6 @@ def test_a_raw_frame_leaves_only_where_there_is_no_last_line(site: Deployment, f
     if stands:
         assert status["beside"]["netdev"]["totals"]["stray"] == 1
         assert (code, "something leads around the rules" in str(status["findings"])) == (2, True)
-        assert site.egressguard("doctor").returncode == 2
 
 
 @both_families

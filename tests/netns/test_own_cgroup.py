@@ -13,6 +13,7 @@ from egressguard.kernel.cgroups import mounted
 from lab.deployment import PROGRAMS, Deployment
 from lab.namespaces import wait_until
 from lab.network import SOMEBODY4, SOMEBODY6
+from lab.packets import FIN, RST
 from lab.sink import Sink
 from lab.sniffer import Sniffer
 from tests.netns.test_firewall import both_families
@@ -65,7 +66,7 @@ def test_the_groups_connections_pass_to_their_last_packet_and_others_are_refused
         assert connects(guarded, None, family) == errno.ECONNREFUSED
         assert wire.packets() == []
         assert connects(guarded, group, family) == 0
-        wire.wait_for(1, lambda packet: bool(packet.flags & 1))
+        wire.wait_for(1, lambda packet: bool(packet.flags & (FIN | RST)))
         assert wire.stop() != []
     assert guarded.status()[0] == 0
 
