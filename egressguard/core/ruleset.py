@@ -11,7 +11,7 @@ from egressguard.core.shards import NAMES
 
 FAMILY = "inet"
 TABLE = "egressguard"
-VERSION_CHAIN = "ruleset_v2"  # an empty chain; another version's rules are refused, never edited
+VERSION_CHAIN = "ruleset_v2"  # an empty chain; a later version's rules are refused, an earlier one's replaced
 
 FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
                     "ether_type", "inet_service", "inet_proto", "uid", "cgroup"]

@@ -24,6 +24,15 @@ from lab.topology import RELAY, ROUTER_MAC, WEB2
 
 PROJECT = Path(__file__).parents[2]
 UNITS = PROJECT / "systemd"
+# An earlier version, whose sets and hooks meant something else.
+OLDER = """
+table inet egressguard {
+    set known4 { type ipv4_addr . inet_service; }
+    set attempts { type ipv4_addr; }
+    chain egress_forward { type filter hook forward priority -7; policy accept; tcp dport 25 drop; }
+    chain ruleset_v1 { }
+}
+"""
 INSTALLED = "/usr/lib/egressguard/"
 
 
@@ -157,12 +166,13 @@ def test_the_daemon_takes_over_from_the_fallback(router: Router, site: Deploymen
 
 
 @both_families
-def test_an_upgrade_replaces_the_table_of_the_version_before_at_once(router: Router, site: Deployment,
+@pytest.mark.parametrize("older", ["ruleset_v0", OLDER])
+def test_an_upgrade_replaces_the_table_of_the_version_before_at_once(router: Router, site: Deployment, older: str,
                                                                     family: int) -> None:
     """It goes on blocking until then, and history says what that costs."""
-    older = router.rules.read_text().replace(VERSION_CHAIN, "ruleset_v0")
-    assert older != router.rules.read_text()
-    router.rules.write_text(older)
+    text = older if older == OLDER else router.rules.read_text().replace(VERSION_CHAIN, older)
+    assert text != router.rules.read_text()
+    router.rules.write_text(text)
     router.boots()
     with attacked(router.world, family):
         site.start_router()
