@@ -21,12 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 EPOCH = int(os.environ["SOURCE_DATE_EPOCH"])
 RUNTIME = ROOT / "requirements" / "runtime.txt"
 
-# Every distribution in requirements/runtime.txt stands in one of these. Debian 12's pydantic is version 1,
-# Debian 13's is 2.10 and cannot refuse unknown keys while it checks strictly; pyroute2 is 0.7, 0.8;
-# redis is 4.3 in Debian 12.
-FROM_DEBIAN = {"click": "python3-click", "rich": "python3-rich", "markdown-it-py": "", "mdurl": "",
-               "pygments": "", "prometheus-client": "python3-prometheus-client"}
-BUNDLED = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection",
+# Every distribution in requirements/runtime.txt stands in one of these. What is bundled is too old in Debian
+# 12 or 13: pydantic is 1.10 and 2.10 (and cannot refuse unknown keys while it checks strictly), click 8.1 and 8.2
+# (whose parameter types are not generic), pyroute2 0.7 and 0.8, redis 4.3.
+FROM_DEBIAN = {"rich": "python3-rich", "markdown-it-py": "", "mdurl": "", "pygments": "",
+               "prometheus-client": "python3-prometheus-client"}
+BUNDLED = {"pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection", "click",
            "pyroute2", "redis", "async-timeout"}
 TO_BUILD = {"hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers", "win-inet-pton"}
 UNREPEATABLE = ("RECORD", "direct_url.json", "INSTALLER", "REQUESTED")
@@ -72,7 +72,7 @@ MILTER = Package(
      "systemd/egressguard-milter.sysusers": "usr/lib/sysusers.d/egressguard-milter.conf",
      "milter/egressguard-milter.toml": "etc/egressguard/",
      "milter/README.md": "usr/share/doc/egressguard-milter/"},
-    conffiles=("/etc/egressguard/egressguard-milter.toml",), without=("pyroute2",))
+    conffiles=("/etc/egressguard/egressguard-milter.toml",), without=("pyroute2", "rich"))
 STATE = '\nstate = ""', '\nstate = "/var/lib/egressguard-milter/counts"'
 
 LAUNCHER = """#!/usr/bin/python3 -I
@@ -218,7 +218,8 @@ def control_text(package: Package, tree: Path, version: str) -> str:
     here, following = sys.version_info[:2], (sys.version_info[0], sys.version_info[1] + 1)
     python = f"python3 (>= {here[0]}.{here[1]}), python3 (<< {following[0]}.{following[1]})"
     wanted = f"\n{RUNTIME.read_text()}"
-    both = [deb for name, deb in FROM_DEBIAN.items() if deb and f"\n{name}==" in wanted]
+    both = [deb for name, deb in FROM_DEBIAN.items()
+            if deb and name not in package.without and f"\n{name}==" in wanted]
     depends = ", ".join([python, *dict.fromkeys([*package.depends, *both]), "init-system-helpers",
                          "systemd (>= 252)", "passwd"])
     size = sum(path.lstat().st_size for path in tree.rglob("*") if path.is_file()) // 1024 + 1
