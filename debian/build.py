@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EPOCH = int(os.environ["SOURCE_DATE_EPOCH"])
 RUNTIME = ROOT / "requirements" / "runtime.txt"
 
-# Every distribution in requirements/runtime.txt stands in one of these. What is bundled is too old in Debian
-# 12 or 13: pydantic is 1.10 and 2.10 (and cannot refuse unknown keys while it checks strictly), click 8.1 and 8.2
+# Every distribution in requirements/runtime.txt stands in one of these. What is bundled is too old in Debian:
+# pydantic is 1.10 and 2.10 there (and cannot refuse unknown keys while it checks strictly), click 8.1 and 8.2
 # (whose parameter types are not generic), pyroute2 0.7 and 0.8, redis 4.3.
 FROM_DEBIAN = {"rich": "python3-rich", "markdown-it-py": "", "mdurl": "", "pygments": "",
                "prometheus-client": "python3-prometheus-client"}
