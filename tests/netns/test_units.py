@@ -59,15 +59,15 @@ class Router:
         """Runs a unit's commands in the namespace, without a daemon, as systemd would; the last exit code."""
         code = 0
         for program, *words in commands(unit, key):
-            argv = [program.replace(INSTALLED, f"{self.program}/"), *words]
+            argv = [program.replace(INSTALLED, f"{self.program}/"),
+                    *(word.replace("/etc/nftables.conf", str(self.state / "nftables.conf")) for word in words)]
             code = self.world.router.popen(argv, env={**os.environ, "EGRESSGUARD_STATE": str(self.state)},
                                            stderr=subprocess.DEVNULL).wait(60)
         return code
 
     def boots(self) -> None:
-        """nftables.service, ours, and the fallback, in the order of the units."""
+        """Ours, and the fallback, in the order of the units."""
         self.nft("flush", "ruleset")
-        self.runs("nftables.conf", "ExecStartPost")
         self.runs("egressguard-rules.service")
         self.runs("egressguard-fallback.service")
 
@@ -201,6 +201,47 @@ def test_a_stop_of_nftables_takes_every_other_table_and_opens_nothing(router: Ro
     with attacked(router.world, family):
         router.runs("nftables.conf", "ExecStop")
     assert router.tables() == ["table inet egressguard"]
+
+
+@both_families
+@pytest.mark.parametrize("key", ["ExecStart", "ExecReload"])
+def test_a_restart_of_nftables_flushes_everything_and_opens_nothing(router: Router, site: Deployment, key: str,
+                                                                   family: int) -> None:
+    settled(site)
+    router.state = site.folder
+    (router.state / "nftables.conf").write_text("flush ruleset\ntable inet site { }\n")
+    router.boots()
+    with attacked(router.world, family):
+        for _ in range(10):
+            assert router.runs("nftables.conf", key) == 0
+    assert router.tables() == ["table inet site", "table inet egressguard"]
+
+
+@pytest.mark.parametrize(("theirs", "good"), [("no nft\n", True), ("flush ruleset\n", False)])
+def test_whatever_is_wrong_with_a_file_our_rules_stand_afterwards(router: Router, site: Deployment, theirs: str,
+                                                                 good: bool) -> None:
+    settled(site)
+    router.state = site.folder
+    (router.state / "nftables.conf").write_text(theirs)
+    if not good:
+        (router.state / FILE).write_text("cut short")
+    router.boots()
+    router.runs("nftables.conf")
+    assert router.tables() == ["table inet egressguard"]
+
+
+def test_mutant_that_loads_theirs_first_and_ours_afterwards_leaks(router: Router, site: Deployment) -> None:
+    settled(site)
+    router.state = site.folder
+    (router.state / "nftables.conf").write_text("flush ruleset\n")
+    script = router.program / "load-rules"
+    mutant = script.read_text().replace("    if usable && nft -f - <<TRANSACTION", "    if false && nft -f - <<TRANSACTION")
+    assert mutant != script.read_text()
+    script.write_text(mutant)
+    router.boots()
+    with pytest.raises(AssertionError, match="SYNs leaked"), attacked(router.world, 4):
+        for _ in range(10):
+            router.runs("nftables.conf")
 
 
 def test_mutant_of_a_fallback_without_its_rule_leaks(router: Router) -> None:
