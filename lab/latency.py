@@ -26,7 +26,11 @@ NETWORK = "2001:db8:1::/48"
 LOOK_S = 0.005
 PATIENCE_S = 60.0
 LOSS = """table inet lossy {{
-  chain in {{ type filter hook {hook} priority 0; {match} numgen random mod 100 < {percent} drop; }} }}"""
+  chain losing {{
+    type filter hook {hook} priority 0
+    {match} numgen random mod 100 < {percent} drop
+  }}
+}}"""
 
 
 @contextmanager
