@@ -15,7 +15,7 @@ from pathlib import Path
 from egressguard.boot import boot_id, now_s
 from egressguard.config import Site, read_site
 from egressguard.core import orders
-from egressguard.core.errors import EgressguardError
+from egressguard.core.errors import EgressguardError, KernelError
 from egressguard.core.hosts import Host, canonical_address, host_of
 from egressguard.core.orders import Order
 from egressguard.core.plan import transaction
@@ -99,7 +99,14 @@ def _carry_out(enforcement: Enforcement) -> None:
     if not enforcement.loaded():
         raise EgressguardError("the order is written down, but the rules are not loaded: start egressguard, "
                                "which carries it out")
-    enforcement.apply(now_s())
+    for last in (False, False, True):
+        try:
+            enforcement.apply(now_s())
+            break
+        except KernelError:
+            # The daemon reads the same order, and may have removed an element since we looked: look again.
+            if last:
+                raise
     _raise_faults(enforcement)
 
 
