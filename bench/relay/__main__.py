@@ -76,13 +76,15 @@ def through(namespace: Namespace, folder: Path, options: argparse.Namespace) -> 
     found, absent = ({}, {}) if options.no_rivals else rivals.start(namespace, folder)
     rows = through_postfix.measure(namespace, settings | found, messages=options.messages,
                                    rounds=options.rounds)
+    if any(name.startswith("rspamd") for name in found):
+        rivals.check_rspamd(namespace)
     own = next(row for row in rows if row.limiter == other.name)
     print("\nthrough Postfix        messages/s   × no milter   egressguard is × this")
     for row in rows:
         print(f"{row.limiter:<20} {row.per_second:>12,.0f} {row.ratio:>13.2f} {own.ratio / row.ratio:>23.2f}")
     for name, why in absent.items():
         print(f"{name:<20} not measured: {why}")
-    print("targets: 0.90 of the C no-op, 1.2 of postfwd, 2 of rspamd")
+    print("targets: 0.90 of the C no-op, 1.2 of postfwd, 2 of rspamd with its ratelimit")
     return {"postfix": [asdict(row) for row in rows], "not_measured": absent}
 
 

@@ -6,6 +6,7 @@ Nothing of them is installed. What cannot be had or does not start is named with
 import os
 import pwd
 import re
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -62,15 +63,30 @@ ratelimit {{
 """
 
 
+RATELIMIT = """\
+rates {{ client {{ selector = "ip"; bucket {{ burst = 1000000; rate = "1000000 / 10min"; }} }} }}
+"""
+# Debian's own configuration with its modules, but for those that ask the network: here they could only wait.
+LOCAL = {
+    "redis.conf": 'servers = "127.0.0.1:{redis}";\n',
+    "ratelimit.conf": RATELIMIT,
+    "worker-proxy.inc": 'bind_socket = "{path} mode=0666";\n',
+    "options.inc": 'dns {{ nameserver = ["127.0.0.1"]; }}\n',
+    **{f"{module}.conf": "enabled = false;\n" for module in (
+        "arc", "asn", "dkim", "dkim_signing", "dmarc", "fuzzy_check", "mx_check", "neural", "phishing",
+        "rbl", "spf", "surbl")},
+}
+
+
 def start(namespace: Namespace, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The smtpd parameter of each that runs, and of each that does not, why."""
-    names = ("policyd-rate-limit", "postfwd", "rspamd ratelimit")
+    names = ("policyd-rate-limit", "postfwd", "rspamd, ratelimit only", "rspamd, as packaged")
     try:
         unpack()
     except (OSError, LabError) as error:
         return {}, dict.fromkeys(names, str(error))
     found, absent = {}, {}
-    starters: tuple[Callable[[Namespace, Path], str], ...] = (_policyd, _postfwd, _rspamd)
+    starters: tuple[Callable[[Namespace, Path], str], ...] = (_policyd, _postfwd, _rspamd, _packaged_rspamd)
     for name, starter in zip(names, starters, strict=True):
         try:
             found[name] = starter(namespace, folder)
@@ -121,6 +137,28 @@ def _rspamd(namespace: Namespace, folder: Path) -> str:
         "redis-server", "--port", str(REDIS_PORT), "--bind", "127.0.0.1", "--save", "", "--dir", folder))
     started(namespace, "rspamd", f"unix:{path}", _inside("rspamd", "-f", "-i", "-c", config))
     return through_postfix.milter(path)
+
+
+def _packaged_rspamd(namespace: Namespace, folder: Path) -> str:
+    """With the redis of the one before."""
+    path, own = folder / "rspamd-packaged.sock", folder / "rspamd"
+    (own / "local.d").mkdir(parents=True)
+    for name, text in LOCAL.items():
+        (own / "local.d" / name).write_text(text.format(redis=REDIS_PORT, path=path))
+    places = [f"--var={name}={own}" for name in ("LOCAL_CONFDIR", "RUNDIR", "DBDIR", "LOGDIR")]
+    started(namespace, "rspamd as packaged", f"unix:{path}", _inside(
+        "rspamd", "-f", "-i", *places, "-c", "/etc/rspamd/rspamd.conf"))
+    return through_postfix.milter(path)
+
+
+def check_rspamd(namespace: Namespace) -> None:
+    """Raises LabError unless rspamd keeps a bucket in redis: otherwise it limits nothing."""
+    def ask() -> bytes:
+        with socket.create_connection(("127.0.0.1", REDIS_PORT), 10.0) as redis:
+            redis.sendall(b"KEYS RL*\r\n")
+            return redis.recv(100)
+    if namespace.call(ask).startswith(b"*0"):
+        raise LabError("rspamd counted nothing: its ratelimit is not in force")
 
 
 def _inside(*argv: str | Path) -> list[str | Path]:
