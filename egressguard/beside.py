@@ -42,7 +42,7 @@ class Beside:
     def hosts(self) -> set[Host]:
         """Every host that is counted in one of them."""
         return {host for counts in self._counts.values()
-                for host in (*counts.baseline.inventory, *counts.baseline.strangers)}
+                for host in (*counts.baseline.inventory.values, *counts.baseline.strangers.values)}
 
 
 class _Counts:

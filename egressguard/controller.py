@@ -8,11 +8,8 @@ the kernel, and the next round tries again.
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from ipaddress import ip_address
-from pathlib import Path
+from contextlib import contextmanager
 from time import perf_counter
 
 from egressguard.beside import Beside
@@ -21,8 +18,8 @@ from egressguard.config import Site
 from egressguard.core import attempts, detection, shared
 from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
 from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
-from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, ExchangeLateError
-from egressguard.core.hosts import Host, host_of
+from egressguard.core.errors import EgressguardError, ExchangeError
+from egressguard.core.hosts import Host
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
@@ -32,11 +29,11 @@ from egressguard.exchange import Exchange
 from egressguard.heartbeat import Pulse
 from egressguard.kernel import Kernel
 from egressguard.kernel.events import Culprit
-from egressguard.kernel.sinkhole import Listener
 
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
+SAVE_EVERY_S = 5.0  # at the latest; a change of a verdict is recorded at once
 KEEP_MARKS_EVERY_S = 5.0
 TRIED_EVERY_S = 1.0  # between two bulletins that only tell other routers of further attempts
 RETRY_S = 1.0  # between two tries to reach the exchange
@@ -65,10 +62,11 @@ class Controller:
         self._retry_at_s = float("-inf")
         self._away = ""
         self._incarnation = ""
-        self._kept_s = float("-inf")
+        self._kept_s = self._saved_s = float("-inf")
+        self._machines: tuple[Settings, dict[Host, Host]] | None = None
+        self._states: tuple[Settings, dict[Host, State]] | None = None
         self._totals: Totals | None = None
         self._beside = Beside(database)
-        self._listener = Listener()
         self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
         self._unsaved: dict[Host, Verdict] = {}
@@ -79,13 +77,18 @@ class Controller:
     def _settings(self) -> Settings:
         return self._enforcement.site.settings
 
+    @property
+    def _machine_of(self) -> dict[Host, Host]:
+        """The configuration's, worked out once for each."""
+        if self._machines is None or self._machines[0] is not self._settings:
+            self._machines = self._settings, self._settings.machine_of()
+        return self._machines[1]
+
     def start(self, now_s: float) -> None:
         """Loads rules and sets in one transaction, and what history knows.
 
         Raises KernelError, having changed nothing, when the kernel refuses or holds another version's table.
         """
-        with self._noting({}, "sinkhole"):  # before anybody is led to it; the first round says what failed
-            self._listener.proofs(self._settings.sinkhole)
         self._enforcement.load(now_s, "start")
         self._incarnation = self._enforcement.incarnation
         self._baseline = self._saved = self._database.baseline(self._incarnation)
@@ -144,9 +147,9 @@ class Controller:
     def close(self, now_s: float) -> None:
         """Says good-bye in history. The table stays: a stopped daemon enforces as a running one does."""
         with self._noting({}, "database"):
+            self._save()
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
-        self._listener.close()
 
     def _enforce(self, now_s: float, culprits: Callable[[], Sequence[Culprit]]) -> None:
         """Puts the kernel right if it is wrong, and records the exposure and who did it."""
@@ -167,18 +170,18 @@ class Controller:
         totals = self._kernel.totals()
         if totals == self._totals:
             return None
-        sample = self._kernel.sample(now_s).without(self._settings.canary_keys())
+        sample = self._kernel.sample(now_s, self._totals)
         self._totals = totals  # read before the elements: what came later makes the next round look again
         return sample
 
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> list[Transition]:
         found = attempts.between(self._baseline, sample) if sample else {}
+        for key in found.keys() & self._settings.canary_keys():
+            del found[key]
         beside: list[Mapping[Host, Attempts]] = []
         with self._noting(faults, "kernel"):
             beside = self._beside.attempts(self._enforcement, now_s)
-        with self._noting(faults, "sinkhole"):
-            beside.append(self._verified())
-        own = attempts.joined([found, *beside], self._settings.machine_of())
+        own = attempts.joined([found, *beside], self._machine_of)
         if own:
             self._tried = shared.tried(self._tried, own)
         evidence, self._told = shared.added(own, self._told), {}
@@ -187,28 +190,29 @@ class Controller:
         moved = {host: v for host, v in judged.items() if host in evidence
                  or v.state is not before.get(host, v).state}
         steps = transitions(before, moved.values())
+        if steps:
+            self._states = None
         self._verdicts = judged
         if sample:
             self._baseline = attempts.advance(self._baseline, sample)
         self._unsaved |= moved
         self._unsaved_steps = (self._unsaved_steps + steps)[-UNSAVED_STEPS:]
         with self._noting(faults, "database"):
-            self._save(bool(sample) or any(beside))
+            if steps or now_s - self._saved_s >= SAVE_EVERY_S:
+                self._save()
+                self._saved_s = now_s
             self._keep(now_s)
         return steps
 
-    def _verified(self) -> dict[Host, Attempts]:
-        """The handshakes that hosts have completed with the sinkhole; as attempts the rules counted them."""
-        proofs = self._listener.proofs(self._settings.sinkhole)
-        found = Counter(host_of(ip_address(proof.source)) for proof in proofs)
-        return {host: Attempts(0, verified=count) for host, count in found.items()}
-
-    def _save(self, sampled: bool) -> None:
-        """Records what is not recorded yet: this round's, and what an earlier round could not."""
-        if not (sampled or self._unsaved or self._unsaved_steps):
+    def _save(self) -> None:
+        """Records what is not recorded yet, of as many rounds as it may be. Counters and what came of them
+        belong together, so a kill costs no attempt: the kernel still has what was counted since.
+        """
+        beside = self._beside.unsaved()
+        if self._saved is self._baseline and not (beside or self._unsaved or self._unsaved_steps):
             return
         self._database.record(self._incarnation, changed(self._saved, self._baseline),
-                              self._unsaved.values(), self._unsaved_steps, self._beside.unsaved())
+                              self._unsaved.values(), self._unsaved_steps, beside)
         self._saved = self._baseline
         self._beside.saved()
         self._unsaved, self._unsaved_steps = {}, []
@@ -220,22 +224,14 @@ class Controller:
         if now_s - self._kept_s < KEEP_EVERY_S:
             return
         self._kept_s = now_s
-        self._heal_database()
-        counted = self._baseline.inventory.keys() | self._baseline.strangers.keys() | self._beside.hosts()
-        machines = {self._settings.machine_of().get(host, host) for host in counted}
+        counters = self._baseline.inventory.values, self._baseline.strangers.values, self._beside.hosts()
+        machines = {self._machine_of.get(host, host) for counted in counters for host in counted}
         gone = [host for host, verdict in self._verdicts.items()
                 if verdict.state is State.CLEAN and host not in machines]
         for host in gone:
             del self._verdicts[host]
         self._database.forget(gone, now_s - attempts.REMEMBER_DESTINATION_S)
         self._database.keep_orders(now_s)
-
-    def _heal_database(self) -> None:
-        """History that was kept in memory goes into its file once that can be used."""
-        if self._database_fault:
-            with suppress(DatabaseError):
-                self._database.keep_in(Path(self._settings.database))
-                self._database_fault = ""
 
     def _signal(self, now_s: float, faults: dict[str, str]) -> None:
         """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports.
@@ -247,13 +243,11 @@ class Controller:
         try:
             if self._exchange is None:
                 self._exchange = self._connect()
-            states = states_by_key(self._verdicts.values(), self._settings.machine_of())
+            states = self._bad()
             if self._published is None or self._due(states, now_s):
                 self._publish(self._exchange, states, now_s)
             if self._exchange.changed():
                 self._receive(self._exchange, now_s)
-        except ExchangeLateError:
-            raise
         except ExchangeError as error:
             self._drop_exchange()
             self._retry_at_s, self._away = now_s + RETRY_S, str(error)
@@ -265,6 +259,12 @@ class Controller:
             raise ExchangeError("; ".join(f"the {kind} of {name!r} {why}, and is left out"
                                           for (kind, name), why in left_out))
 
+    def _bad(self) -> dict[Host, State]:
+        """The state of every host that is not clean, under all its keys; worked out when one has changed."""
+        if self._states is None or self._states[0] is not self._settings:
+            self._states = self._settings, states_by_key(self._verdicts.values(), self._machine_of)
+        return self._states[1]
+
     def _receive(self, exchange: Exchange, now_s: float) -> None:
         replayed = self._replayed()
         self._reports = self._reports.receive(exchange.reports(), now_s)
@@ -273,7 +273,7 @@ class Controller:
             log.warning("replayed documents=%d effect=%r", self._replayed() - replayed, "none")
         self._heard, told = self._heard.hear(
             (lease.document for lease in self._bulletins.leases.values()), self._settings.router)
-        self._told = shared.added(self._told, attempts.joined([told], self._settings.machine_of()))
+        self._told = shared.added(self._told, attempts.joined([told], self._machine_of))
 
     def _replayed(self) -> int:
         return self._reports.replayed + self._bulletins.replayed
@@ -292,9 +292,12 @@ class Controller:
         return {REPORT: self._reports.marks, BULLETIN: self._bulletins.marks}
 
     def _due(self, states: dict[Host, State], now_s: float) -> bool:
-        """At once for the relays, within a second for the other routers, and before it grows old."""
+        """At once for the relays, within a second for the other routers if there are any, and before it grows
+        old: a router that has just come begins with what it finds.
+        """
         published, at_s = self._published or ({}, float("-inf"))
-        more = self._tried is not self._told_of and now_s - at_s >= TRIED_EVERY_S
+        more = (self._tried is not self._told_of and now_s - at_s >= TRIED_EVERY_S
+                and bool(self._heard.routers))
         return states != published or more or now_s - at_s >= self._settings.signal_lifetime_s / 3
 
     def _publish(self, exchange: Exchange, states: dict[Host, State], now_s: float) -> None:

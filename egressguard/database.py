@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TypeVar
 from urllib.parse import quote
 
-from egressguard.core.attempts import Baseline, Seen
+from egressguard.core.attempts import Baseline, Counters
 from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
@@ -114,24 +114,6 @@ class Database:
                     db.execute(statement)
             db.execute(f"PRAGMA user_version = {SCHEMA}")
 
-    def keep_in(self, path: Path) -> None:
-        """From memory into the file at `path`, which could not be used before: whole, or not at all."""
-        other = Database(path, self._boot)
-        try:
-            with other._transaction() as db, self._translated():
-                tables = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-                for table, in tables:
-                    names = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
-                    names = [name for name in names if (table, name) != ("history", "id")]
-                    rows = self._db.execute(f"SELECT {', '.join(names)} FROM {table}").fetchall()
-                    db.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(names)})"
-                                   f" VALUES ({', '.join('?' * len(names))})", rows)
-        except BaseException:
-            other.close()
-            raise
-        self._db.close()
-        self._db, self._path = other._db, path
-
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
@@ -149,11 +131,10 @@ class Database:
                                             " WHERE family = ?", (family,)).fetchall()
                 pairs = self._db.execute("SELECT host, address, count, at_s FROM beside_destination"
                                          " WHERE family = ?", (family,)).fetchall()
-        kinds: dict[str, dict[Host, Seen]] = {"inventory": {}, "stranger": {}}
-        for host, kind, count, at_s in counters:
-            kinds[kind][Host(host)] = Seen(count, at_s)
-        return Baseline(kinds["inventory"], kinds["stranger"], {
-            (Host(host), address): Seen(count, at_s) for host, address, count, at_s in pairs})
+        inventory, strangers = ([(Host(host), n, at_s) for host, kind, n, at_s in counters if kind == which]
+                                for which in ("inventory", "stranger"))
+        return Baseline(_counters(inventory), _counters(strangers), _counters(
+            [((Host(host), address), count, at_s) for host, address, count, at_s in pairs]))
 
     def verdicts(self, now_s: float) -> dict[Host, Verdict]:
         """The verdicts last recorded; those of an earlier boot as if they had been reached now."""
@@ -195,9 +176,9 @@ class Database:
     def _put_counters(db: sqlite3.Connection, moved: Baseline) -> None:
         for kind, counters in (("inventory", moved.inventory), ("stranger", moved.strangers)):
             db.executemany("INSERT OR REPLACE INTO counter VALUES (?, ?, ?, ?)",
-                           ((host, kind, seen.count, seen.at_s) for host, seen in counters.items()))
-        db.executemany("INSERT OR REPLACE INTO destination VALUES (?, ?, ?, ?)",
-                       ((*pair, seen.count, seen.at_s) for pair, seen in moved.destinations.items()))
+                           ((host, kind, n, counters.seen_s(host)) for host, n in counters.values.items()))
+        db.executemany("INSERT OR REPLACE INTO destination VALUES (?, ?, ?, ?)", (
+            (*pair, n, moved.destinations.seen_s(pair)) for pair, n in moved.destinations.values.items()))
 
     def _put_beside(self, db: sqlite3.Connection, family: str, incarnation: str, moved: Baseline) -> None:
         if self.meta(_incarnation_key(family)) != incarnation:
@@ -206,9 +187,11 @@ class Database:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_incarnation_key(family), incarnation))
         for kind, counters in (("inventory", moved.inventory), ("stranger", moved.strangers)):
             db.executemany("INSERT OR REPLACE INTO beside_counter VALUES (?, ?, ?, ?, ?)",
-                           ((family, host, kind, seen.count, seen.at_s) for host, seen in counters.items()))
+                           ((family, host, kind, n, counters.seen_s(host))
+                            for host, n in counters.values.items()))
+        pairs = moved.destinations
         db.executemany("INSERT OR REPLACE INTO beside_destination VALUES (?, ?, ?, ?, ?)",
-                       ((family, *pair, seen.count, seen.at_s) for pair, seen in moved.destinations.items()))
+                       ((family, *pair, n, pairs.seen_s(pair)) for pair, n in pairs.values.items()))
 
     def forget(self, hosts: Iterable[Host], before_s: float) -> None:
         """Drops the verdicts and counters of `hosts`, and destinations that did not move since `before_s`.
@@ -319,7 +302,7 @@ def open_database(path: Path, boot: str) -> tuple[Database, str]:
     try:
         return Database(path, boot), ""
     except DatabaseError as error:
-        return Database(None, boot), f"{error}; history is kept in memory until it can be"
+        return Database(None, boot), f"{error}; history is kept in memory until egressguard is restarted"
 
 
 def _incarnation_key(family: str) -> str:
@@ -332,5 +315,13 @@ def changed(saved: Baseline, now: Baseline) -> Baseline:
                     _moved(saved.destinations, now.destinations))
 
 
-def _moved(old: Mapping[K, Seen], new: Mapping[K, Seen]) -> dict[K, Seen]:
-    return {key: seen for key, seen in new.items() if key not in old or old[key].count != seen.count}
+def _moved(old: Counters[K], new: Counters[K]) -> Counters[K]:
+    before = old.values
+    return Counters({key: n for key, n in new.values.items() if before.get(key) != n}, new.at_s, new.absent)
+
+
+def _counters(rows: list[tuple[K, int, float]]) -> Counters[K]:
+    """What was recorded, as if the last reading had shown only those that moved last."""
+    at_s = max((at_s for *_, at_s in rows), default=float("-inf"))
+    absent = {key: seen_s for key, _, seen_s in rows if seen_s < at_s}
+    return Counters({key: n for key, n, _ in rows}, at_s, absent)

@@ -75,7 +75,7 @@ class FakeKernel:
         count = sum(self.attempts.values())
         return Totals(blocked=count, attempts=count)
 
-    def sample(self, now_s: float) -> Sample:
+    def sample(self, now_s: float, since: Totals | None = None) -> Sample:
         return Sample(now_s, self.totals(), dict(self.attempts), {}, dict(self.destinations))
 
     def expected(self, rules: RulesFile) -> Ruleset:

@@ -1,8 +1,12 @@
 """The daemon's round with many active hosts: real packets, the real kernel, a real database."""
 
+import json
+import resource
 import statistics
+import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -21,35 +25,49 @@ RULES = Path(__file__).parents[2] / "rules/egressguard.nft"
 NETWORK = ip_network("2001:db8:1000::/36")
 
 
-def measure(hosts: int, rounds: int) -> dict[str, float]:
-    """CPU milliseconds of a round in which every host had made an attempt, and of one in which none had."""
-    machines = tuple(Machine(f"h{n}", (inventory_address(n),)) for n in range(hosts))
+@dataclass(frozen=True)
+class Round:
+    """CPU milliseconds of the daemon's rounds, one a second, and the memory of the process that ran them."""
+
+    inventory: int
+    active: int
+    busy_ms: float
+    worst_ms: float
+    quiet_ms: float
+    mb: float
+
+
+def measure(inventory: int, active: int, seconds: int) -> Round:
+    """Rounds in which `active` hosts of `inventory` made an attempt each, the mean and the worst; and rounds
+    in which none did. The first round meets every destination for the first time and is left out.
+    """
+    machines = tuple(Machine(f"h{n}", (inventory_address(n),)) for n in range(inventory))
     site = Site(Settings(inside=(Inside(("web",), (NETWORK,)),), host=machines), RULES)
-    bench = Bench(hosts, rounds)
+    bench = Bench(active, seconds)
     with World() as world, tempfile.TemporaryDirectory(prefix="eg-bench-") as name:
         world.router.ip(f"route add {NETWORK} dev web")
-        busy, quiet = world.router.call(_rounds, world, bench, site, Path(name))
+        busy, quiet, mb = world.router.call(_rounds, world, bench, site, Path(name))
     bench.close()
-    median = statistics.median
-    return {"hosts": hosts, "cpu_ms": 1000 * median(busy), "quiet_ms": 1000 * median(quiet)}
+    return Round(inventory, active, 1000 * statistics.mean(busy), 1000 * max(busy),
+                 1000 * statistics.median(quiet), mb)
 
 
-def _rounds(world: World, bench: Bench, site: Site, folder: Path
-            ) -> tuple[list[float], list[float]]:
+def _rounds(world: World, bench: Bench, site: Site, folder: Path) -> tuple[list[float], list[float], float]:
     kernel, database = Netfilter(), Database(folder / "router.db", boot_id())
     controller = Controller(Enforcement(site, kernel, database, boot_id()), kernel, database,
                             lambda: open_exchange(f"sqlite:{folder}/exchange.db"))
     controller.start(0.0)
-    hosts = [machine.addresses[0] for machine in site.settings.host]
+    hosts = [machine.addresses[0] for machine in site.settings.host[:bench.count]]
     busy, quiet = [], []
     for n in range(bench.rounds + 1):
         bench.send(world, hosts, [ip_address(SOMEBODY6)], len(hosts))
-        busy.append(_cpu_s(controller, 3.0 * n))
-        quiet.append(_cpu_s(controller, 3.0 * n + 1))
+        busy.append(_cpu_s(controller, n))
+    for n in range(bench.rounds + 1, 2 * bench.rounds + 1):
+        quiet.append(_cpu_s(controller, n))
     controller.close(0.0)
     database.close()
     kernel.close()
-    return busy[1:], quiet[1:]  # the first meets every destination for the first time
+    return busy[1:], quiet, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _cpu_s(controller: Controller, now_s: float) -> float:
@@ -58,3 +76,12 @@ def _cpu_s(controller: Controller, now_s: float) -> float:
     if pulse.faults:
         raise RuntimeError(f"the round failed: {pulse.faults}")
     return time.process_time() - began
+
+
+def main() -> None:
+    """One measurement in a process of its own, so that its memory is its own: INVENTORY ACTIVE SECONDS."""
+    print(json.dumps(asdict(measure(*map(int, sys.argv[1:])))))
+
+
+if __name__ == "__main__":
+    main()

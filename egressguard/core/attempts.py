@@ -6,9 +6,9 @@ gone. And an element with a timeout that has not been seen for as long as it liv
 in its place is new, even with the same value.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from egressguard.core.hosts import Host
 from egressguard.core.ruleset import DESTINATION_LIFETIME_S, STRANGER_LIFETIME_S
@@ -34,8 +34,7 @@ class Totals:
     overflow: int = 0
     fanout_overflow: int = 0
     mac_overflow: int = 0
-    redirected: int = 0
-    sinkholed: int = 0
+    destinations: int = 0
     stray: int = 0
     unread: int = 0
 
@@ -44,15 +43,16 @@ class Totals:
 class Sample:
     """One reading of the kernel at `at_s` (monotonic seconds): cumulative, never reset.
 
-    `inventory` and `strangers` count per host, `destinations` per host and outside destination; `macs` are
-    the link-layer addresses that a host's attempts came from within the last hour.
+    `inventory` and `strangers` count per host, `destinations` per host and outside destination (None: not
+    read, since none is new); `macs` are the link-layer addresses that a host's attempts came from within the
+    last hour.
     """
 
     at_s: float
     totals: Totals = field(default_factory=Totals)
     inventory: Mapping[Host, int] = field(default_factory=dict)
     strangers: Mapping[Host, int] = field(default_factory=dict)
-    destinations: Mapping[tuple[Host, Destination], int] = field(default_factory=dict)
+    destinations: Mapping[Pair, int] | None = field(default_factory=dict)
     macs: Mapping[Host, frozenset[str]] = field(default_factory=dict)
 
     def without(self, hosts: frozenset[Host]) -> "Sample":
@@ -62,7 +62,8 @@ class Sample:
         return replace(
             self, inventory={h: n for h, n in self.inventory.items() if h not in hosts},
             strangers={h: n for h, n in self.strangers.items() if h not in hosts},
-            destinations={pair: n for pair, n in self.destinations.items() if pair[0] not in hosts},
+            destinations=None if self.destinations is None else {
+                pair: n for pair, n in self.destinations.items() if pair[0] not in hosts},
             macs={h: m for h, m in self.macs.items() if h not in hosts})
 
     @property
@@ -72,67 +73,86 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The last value of one counter and when it was read."""
+class Counters(Generic[K]):
+    """The last values of one kind of counter, as of `at_s`; of those that this reading lacked, `absent` says
+    when they were last seen.
+    """
 
-    count: int
-    at_s: float
+    values: Mapping[K, int] = field(default_factory=dict)
+    at_s: float = float("-inf")
+    absent: Mapping[K, float] = field(default_factory=dict)
+
+    def seen_s(self, key: K) -> float:
+        """When this counter was last seen."""
+        return self.absent.get(key, self.at_s)
+
+    def growth(self, values: Mapping[K, int], now_s: float, lifetime_s: float) -> Iterator[tuple[K, int]]:
+        """Which counters grew until `values`, and by how much; what was unseen for a lifetime began anew."""
+        before, all_live = self.values, not self.absent and now_s - self.at_s < lifetime_s
+        for key, value in values.items():
+            if before.get(key) != value or not all_live:
+                live = key in before and (all_live or now_s - self.seen_s(key) < lifetime_s)
+                grown = increase(before[key] if live else None, value)
+                if grown:
+                    yield key, grown
+
+    def advanced(self, values: Mapping[K, int], now_s: float, remember_s: float) -> "Counters[K]":
+        """The same with `values`, and with what these lack but was seen not too long ago."""
+        lacking = self.values.keys() - values.keys()
+        absent = {key: seen_s for key in lacking if now_s - (seen_s := self.seen_s(key)) < remember_s}
+        if not absent:
+            return Counters(values, now_s)
+        return Counters({**{key: self.values[key] for key in absent}, **values}, now_s, absent)
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
     """What the counters said when they were last seen; the next sample is compared with it."""
 
-    inventory: Mapping[Host, Seen] = field(default_factory=dict)
-    strangers: Mapping[Host, Seen] = field(default_factory=dict)
-    destinations: Mapping[Pair, Seen] = field(default_factory=dict)
+    inventory: Counters[Host] = field(default_factory=Counters)
+    strangers: Counters[Host] = field(default_factory=Counters)
+    destinations: Counters[Pair] = field(default_factory=Counters)
     fanout_overflow: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Attempts:
+class Attempts(NamedTuple):
     """One host's attempts between two samples: to destinations that are new to it, to known ones, and to
     ones that had no room in the kernel's sets, so that nobody knows.
-
-    `verified` handshakes of the host were completed with a sinkhole, which no neighbour can do in its name.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]
     new_destinations: tuple[Destination, ...] = ()
     unknown: int = 0
-    verified: int = 0
 
 
 def between(baseline: Baseline, sample: Sample) -> dict[Host, Attempts]:
     """Each host's attempts since `baseline`; hosts without any are absent."""
-    new, recorded = _destinations(baseline, sample)
     full = sample.totals.fanout_overflow > baseline.fanout_overflow
+    new, recorded = _new_destinations(baseline, sample), _recorded(baseline, sample) if full else {}
     result: dict[Host, Attempts] = {}
-    for seen, counts, lifetime_s in ((baseline.strangers, sample.strangers, STRANGER_LIFETIME_S),
-                                     (baseline.inventory, sample.inventory, float("inf"))):
-        for host, count in counts.items():
-            added = increase(_living(seen.get(host), sample.at_s, lifetime_s), count)
-            if added:
-                unknown = max(0, added - recorded.get(host, 0)) if full else 0
-                result[host] = Attempts(added, tuple(new.get(host, ())), unknown)
+    for counters, values, lifetime_s in ((baseline.strangers, sample.strangers, STRANGER_LIFETIME_S),
+                                         (baseline.inventory, sample.inventory, float("inf"))):
+        for host, added in counters.growth(values, sample.at_s, lifetime_s):
+            unknown = max(0, added - recorded.get(host, 0)) if full else 0
+            result[host] = Attempts(added, tuple(new.get(host, ())), unknown)
     return result
 
 
-def _destinations(baseline: Baseline, sample: Sample
-                  ) -> tuple[dict[Host, list[Destination]], dict[Host, int]]:
-    """The new destinations of each host, and how many of its attempts went to any that is recorded."""
+def _new_destinations(baseline: Baseline, sample: Sample) -> dict[Host, list[Destination]]:
     new: dict[Host, list[Destination]] = {}
+    known = baseline.destinations.values
+    for host, destination in (pair for pair in sample.destinations or () if pair not in known):
+        new.setdefault(host, []).append(destination)
+    return new
+
+
+def _recorded(baseline: Baseline, sample: Sample) -> dict[Host, int]:
+    """How many of each host's attempts went to any destination that is recorded."""
     recorded: dict[Host, int] = {}
-    for pair, count in sample.destinations.items():
-        old = _living(baseline.destinations.get(pair), sample.at_s, DESTINATION_LIFETIME_S)
-        if pair not in baseline.destinations:
-            new.setdefault(pair[0], []).append(pair[1])
-        recorded[pair[0]] = recorded.get(pair[0], 0) + increase(old, count)
-    return new, recorded
-
-
-def _living(seen: Seen | None, now_s: float, lifetime_s: float) -> Seen | None:
-    return seen if seen is not None and now_s - seen.at_s < lifetime_s else None
+    for (host, _), added in baseline.destinations.growth(sample.destinations or {}, sample.at_s,
+                                                         DESTINATION_LIFETIME_S):
+        recorded[host] = recorded.get(host, 0) + added
+    return recorded
 
 
 def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host, Host]
@@ -141,27 +161,27 @@ def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host
     result: dict[Host, Attempts] = {}
     for key, found in (item for table in evidence for item in table.items()):
         host = machine_of.get(key, key)
-        old = result.get(host, Attempts(0))
-        result[host] = Attempts(old.count + found.count, old.new_destinations + found.new_destinations,
-                                old.unknown + found.unknown, old.verified + found.verified)
+        result[host] = added(result[host], found) if host in result else found
     return result
 
 
-def increase(seen: Seen | None, count: int) -> int:
+def added(one: Attempts, other: Attempts) -> Attempts:
+    """Both together."""
+    return Attempts(one.count + other.count, one.new_destinations + other.new_destinations,
+                    one.unknown + other.unknown)
+
+
+def increase(seen: int | None, count: int) -> int:
     """How much a cumulative counter grew; a decrease is a new incarnation that began at zero."""
-    return count if seen is None or count < seen.count else count - seen.count
+    return count if seen is None or count < seen else count - seen
 
 
 def advance(baseline: Baseline, sample: Sample) -> Baseline:
     """The baseline for the next sample: this one's values, and what it did not show but may still be."""
     at_s = sample.at_s
-    return Baseline(_merged(baseline.inventory, sample.inventory, at_s, float("inf")),
-                    _merged(baseline.strangers, sample.strangers, at_s, STRANGER_LIFETIME_S),
-                    _merged(baseline.destinations, sample.destinations, at_s, REMEMBER_DESTINATION_S),
-                    sample.totals.fanout_overflow)
-
-
-def _merged(old: Mapping[K, Seen], counts: Mapping[K, int], now_s: float, lifetime_s: float) -> dict[K, Seen]:
-    merged = {key: seen for key, seen in old.items() if now_s - seen.at_s < lifetime_s}
-    merged.update((key, Seen(count, now_s)) for key, count in counts.items())
-    return merged
+    destinations = baseline.destinations
+    if sample.destinations is not None:
+        destinations = destinations.advanced(sample.destinations, at_s, REMEMBER_DESTINATION_S)
+    return Baseline(baseline.inventory.advanced(sample.inventory, at_s, float("inf")),
+                    baseline.strangers.advanced(sample.strangers, at_s, STRANGER_LIFETIME_S),
+                    destinations, sample.totals.fanout_overflow)

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
@@ -38,8 +38,7 @@ class Origin:
         return self.epoch, self.sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(NamedTuple):
     """What a router has counted of a host since its epoch began: attempts, how many of them went to a
     destination that was new to the host, and the `latest` of those destinations, the newest last.
     """
@@ -108,7 +107,7 @@ class Document(Protocol):
 def encode_bulletin(bulletin: Bulletin) -> str:
     """`bulletin` as one line of JSON, equal bulletins as equal text."""
     more = {"causes": {host: str(cause) for host, cause in bulletin.causes.items()},
-            "tried": {host: [t.attempts, t.new, list(t.latest)] for host, t in bulletin.tried.items()}}
+            "tried": dict(bulletin.tried)}
     return _encode(bulletin, {host: str(state) for host, state in bulletin.verdicts.items()},
                    {name: value for name, value in more.items() if value})
 

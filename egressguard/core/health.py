@@ -112,8 +112,7 @@ def enforces(table: Table | None) -> bool:
 
 def enforces_everywhere(seen: Observation) -> bool:
     """The same for what is routed and for what is bridged."""
-    return enforces(seen.table) and all(
-        enforces(table) for family, table in seen.beside.items() if family != LAST_LINE.family)
+    return enforces(seen.table) and all(map(enforces, seen.beside.values()))
 
 
 def leaks(seen: Observation) -> bool:
@@ -153,7 +152,8 @@ def standings(seen: Observation, *, everyone: bool = False) -> list[Standing]:
     for sample in samples:
         for key, count in sample.attempts.items():
             attempts[machine_of.get(key, key)] += count
-    fan_out = Counter(machine_of.get(key, key) for key, _ in {p for s in samples for p in s.destinations})
+    pairs = {pair for sample in samples for pair in sample.destinations or ()}
+    fan_out = Counter(machine_of.get(key, key) for key, _ in pairs)
     hosts = {h for h, n in attempts.items() if n or everyone} | {
         h for h, v in seen.verdicts.items() if v.state is not State.CLEAN}
     found = [_standing(host, attempts[host], fan_out[host], seen, machine_of) for host in hosts]

@@ -23,9 +23,12 @@ def tried(before: Mapping[Host, Tried], evidence: Mapping[Host, Attempts]) -> di
     after = dict(before)
     for host, found in evidence.items():
         old = after.pop(host, NOTHING)
-        new = len(found.new_destinations) + found.unknown
-        after[host] = Tried(old.attempts + found.count, old.new + new,
-                            (*old.latest, *found.new_destinations)[-MOST_LATEST:])
+        if found.new_destinations or found.unknown:
+            new = len(found.new_destinations) + found.unknown
+            latest = (*old.latest, *found.new_destinations)[-MOST_LATEST:]
+            after[host] = Tried(old.attempts + found.count, old.new + new, latest)
+        else:
+            after[host] = Tried(old.attempts + found.count, old.new, old.latest)
     for host in list(after)[:max(0, len(after) - MAX_HOSTS)]:
         del after[host]  # when it comes back it begins at zero, which is a smaller value, hence a new life
     return after
@@ -67,7 +70,7 @@ def _more(old: Tried, now: Tried) -> Attempts:
 
 def _sum(one: Attempts, other: Attempts) -> Attempts:
     return Attempts(one.count + other.count, one.new_destinations + other.new_destinations,
-                    one.unknown + other.unknown, verified=one.verified + other.verified)
+                    one.unknown + other.unknown)
 
 
 def added(evidence: Mapping[Host, Attempts], told: Mapping[Host, Attempts]) -> dict[Host, Attempts]:

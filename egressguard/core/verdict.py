@@ -17,7 +17,10 @@ class State(StrEnum):
     @property
     def rank(self) -> int:
         """0 for clean, growing with badness, so that two verdicts can be compared."""
-        return tuple(State).index(self)
+        return _RANKS[self]
+
+
+_RANKS = {state: rank for rank, state in enumerate(State)}  # asked for every host in every round
 
 
 class Tier(StrEnum):
@@ -69,6 +72,8 @@ def transitions(before: Mapping[Host, Verdict], after: Iterable[Verdict]) -> lis
     order = tuple(State)
     for verdict in after:
         old = before[verdict.host].state if verdict.host in before else State.CLEAN
+        if verdict.state is old:
+            continue
         direction = 1 if verdict.state.rank > old.rank else -1
         for rank in range(old.rank, verdict.state.rank, direction):
             steps.append(Transition(verdict.host, order[rank], order[rank + direction],

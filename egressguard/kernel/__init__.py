@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
 from egressguard.core.attempts import Sample, Totals
 from egressguard.core.hosts import Host
@@ -15,7 +16,7 @@ from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.rules_file import RulesFile
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset
 from egressguard.kernel.scratch import expected_ruleset
-from egressguard.kernel.sets import host_text, read_counters, read_counts, read_elements, read_leases
+from egressguard.kernel.sets import Texts, host_key, read_counters, read_counts, read_elements, read_leases
 
 __all__ = ["Kernel", "Netfilter", "NoSuchEntry", "Ruleset", "incarnation"]
 
@@ -41,8 +42,8 @@ class Kernel(Protocol):
     def totals(self) -> Totals:
         """The named counters; cheap, whatever the sets hold."""
 
-    def sample(self, now_s: float) -> Sample:
-        """All counters: per host, and per host and destination."""
+    def sample(self, now_s: float, since: Totals | None = None) -> Sample:
+        """All counters: per host, and per host and destination; without what has not changed `since`."""
 
     def expected(self, rules: RulesFile) -> Ruleset:
         """The table that the rules file makes."""
@@ -84,6 +85,7 @@ class Netfilter:
     def __init__(self, table: Table = ROUTER, own: deque[int] | None = None) -> None:
         self._table = table
         self._netlink = Netlink(table.family)
+        self._texts = Texts()
         self._own: deque[int] = deque(maxlen=OWN_GENERATIONS) if own is None else own
         read_generation(self._netlink)  # no nf_tables, or no privileges: say it now
 
@@ -105,17 +107,15 @@ class Netfilter:
 
     def sets(self) -> Sets:
         """The elements of the configured sets."""
-        found = {name: frozenset(self._elements(name, fields))
-                 for name, fields in self._table.configured.items()}
-        if "own_cgroup" in found:  # one that is gone can match nothing, nor can nft name it
-            found["own_cgroup"] -= {("",)}
-        return found
+        return {name: frozenset(self._elements(name, fields))
+                for name, fields in self._table.configured.items()}
 
-    def _counted(self, name: str, fields: Fields) -> dict[Element, int]:
-        try:
-            return read_counts(self._netlink, name, fields)
-        except NoSuchEntry:
-            return {}
+    def _counted(self, sets: Specs) -> dict[Any, int]:
+        counts: dict[Any, int] = {}
+        for name, fields in sets.items():
+            with suppress(NoSuchEntry):
+                counts.update(read_counts(self._netlink, name, fields, self._texts))
+        return counts
 
     def _elements(self, name: str, fields: Fields) -> dict[Element, int]:
         """A set that somebody has deleted is empty: loading the rules makes it again."""
@@ -150,24 +150,25 @@ class Netfilter:
         counters = read_counters(self._netlink)
         return Totals(**{name: counters.get(name, 0) for name in Totals.__slots__})
 
-    def sample(self, now_s: float) -> Sample:
+    def sample(self, now_s: float, since: Totals | None = None) -> Sample:
         """All counters: per host, and per host and destination.
 
-        Hosts are read before destinations: an attempt that falls between the two readings then has its
-        destination already known, never a destination that is missing.
+        With the totals of an earlier sample, MACs are left out, and destinations if none is new. Hosts are
+        read before destinations: an attempt that falls between the two readings then has its destination
+        already known, never a destination that is missing.
         """
         totals = self.totals()
         inventory, strangers = self.counts(self._table.inventory), self.counts(self._table.strangers)
-        destinations = {(Host(host_text(element)), element[1]): count
-                        for name, fields in self._table.destinations.items()
-                        for element, count in self._counted(name, fields).items()}
-        macs = {Host(host_text((a,))): found for a, found in self._macs(self._table.attempt_macs).items()}
-        return Sample(now_s, totals, inventory, strangers, destinations, macs)
+        if since is None:
+            macs = {host_key(a): found for a, found in self._macs(self._table.attempt_macs).items()}
+            return Sample(now_s, totals, inventory, strangers, self._counted(self._table.destinations), macs)
+        same = (totals.destinations, totals.fanout_overflow) == (since.destinations, since.fanout_overflow)
+        return Sample(now_s, totals, inventory, strangers,
+                      None if same else self._counted(self._table.destinations))
 
     def counts(self, sets: Specs) -> dict[Host, int]:
         """Attempts per host, of these counted sets alone."""
-        return {Host(host_text(element)): count for name, fields in sets.items()
-                for element, count in self._counted(name, fields).items()}
+        return self._counted(sets)
 
     def expected(self, rules: RulesFile) -> Ruleset:
         """The table that the rules file makes."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from egressguard.core.attempts import Baseline, Seen
+from egressguard.core.attempts import Baseline, Counters
 from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
@@ -14,7 +14,7 @@ from egressguard.core.verdict import State, Verdict
 from egressguard.database import MIGRATIONS, Database, changed, open_database
 
 WEB = Host("198.51.100.12")
-COUNTERS = Baseline({WEB: Seen(3, 5.0)}, {}, {(WEB, "203.0.113.1"): Seen(3, 5.0)})
+COUNTERS = Baseline(Counters({WEB: 3}, 5.0), Counters(), Counters({(WEB, "203.0.113.1"): 3}, 5.0))
 NOTHING = Baseline()
 VERDICT = Verdict(WEB, State.SUSPECT, 3.5, 4.0, 5.0, 3, "because", 1.5)
 
@@ -103,8 +103,9 @@ def test_without_a_usable_file_history_is_in_memory_and_the_reason_is_known(
 
 
 def test_only_what_moved_is_written() -> None:
-    saved = Baseline({WEB: Seen(3, 4.0)}, {}, {(WEB, "203.0.113.1"): Seen(2, 4.0)})
-    assert changed(saved, COUNTERS) == Baseline({}, {}, {(WEB, "203.0.113.1"): Seen(3, 5.0)})
+    saved = Baseline(Counters({WEB: 3}, 4.0), Counters(), Counters({(WEB, "203.0.113.1"): 2}, 4.0))
+    assert changed(saved, COUNTERS) == Baseline(
+        Counters({}, 5.0), Counters(), Counters({(WEB, "203.0.113.1"): 3}, 5.0))
 
 
 ORDER = Order("exception", "root", "a migration", 100.0, WEB, "203.0.113.1", 1)
