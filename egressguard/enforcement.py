@@ -49,6 +49,7 @@ class Enforcement:
         self._orders: list[int] = []
         self._ports: Mapping[str, frozenset[str]] = {}
         self._compared_s = float("-inf")
+        self._wanted: tuple[Here, Sets] | None = None
 
     def changes(self, now_s: float) -> Changes:
         """What differs from what should be there, now; the whole of it when the table is missing."""
@@ -58,7 +59,15 @@ class Enforcement:
         standing = self._standing(now_s)
         here = self._here()
         ordered = leases if standing is None else wanted.leases(self.table, standing, here)
-        return (*plan.diff(have, wanted.elements(self.table, here)), *plan.lease_diff(leases, ordered))
+        return (*plan.diff(have, self._elements(here)), *plan.lease_diff(leases, ordered))
+
+    def _elements(self, here: Here) -> Sets:
+        """What the configured sets should hold: worked out once for each configuration, for it may name a
+        hundred thousand hosts.
+        """
+        if self._wanted is None or self._wanted[0].settings is not here.settings or self._wanted[0] != here:
+            self._wanted = here, wanted.elements(self.table, here)
+        return self._wanted[1]
 
     def _all_changes(self, now_s: float) -> Changes:
         """Every element, for a table that is made anew."""
@@ -66,7 +75,7 @@ class Enforcement:
         ordered = wanted.leases(self.table, self._standing(now_s) or [], here)
         nothing: Leases = {name: {} for name in self.table.leased}
         return (*plan.diff({name: frozenset() for name in self.table.configured},
-                           wanted.elements(self.table, here)), *plan.lease_diff(nothing, ordered))
+                           self._elements(here)), *plan.lease_diff(nothing, ordered))
 
     def _here(self) -> Here:
         """The site, and what exists now of what it names by pattern."""

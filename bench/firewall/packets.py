@@ -1,66 +1,81 @@
 """What a packet costs under different rulesets, as ratios of medians of interleaved runs.
 
-The cost of a ruleset is the CPU time per packet less that of a drop at the router's door, which holds what
-sending costs. The unit is a bare drop in the forward hook with connection tracking on, as on any router
-that filters or translates.
+The cost is the CPU time of the whole way of a packet, from the send call to where the router is done with it.
+The unit is a bare drop in the forward hook with connection tracking on, as on any router that filters or
+translates. The stricter ratio takes off what a drop at the router's door costs, thus what sending costs.
 """
 
 import statistics
-import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from bench.firewall.line import Line
 from egressguard.core.plan import diff, transaction
 from egressguard.core.policy import desired
 from egressguard.core.ruleset import CONFIGURED
 from egressguard.core.settings import Inside, Machine, Settings
-from lab.network import ROUTER_MAC, WEB2, World
-from lab.syns import MOST_FRAMES, Address, Wire, frames
+from lab.network import WEB2
 
 ROOT = Path(__file__).parents[2]
 RULES = (ROOT / "rules/egressguard.nft").read_text("utf-8")
 FLOOR = """table netdev floor {
-    chain c { type filter hook ingress device "web" priority 0; drop; }
-}
-"""
-BARE = """table inet bare {
-    chain c { type filter hook forward priority -10; tcp dport 25 drop; }
-    chain tracking { type filter hook forward priority 0; ct state established accept; }
+    chain c {
+        type filter hook ingress device "web" priority 0
+        drop
+    }
 }
 """
 TRACKED = """table inet tracked {
-    chain c { type filter hook forward priority 0; ct state established accept; }
+    chain c {
+        type filter hook forward priority 0
+        ct state established accept
+    }
 }
 """
+BARE = TRACKED + """table inet bare {
+    chain c {
+        type filter hook forward priority -10
+        tcp dport 25 drop
+    }
+}
+"""
+# What fail2ban 1.0's action nftables-multiport writes with chain_hook forward and blocktype drop.
+FAIL2BAN_NFTABLES = TRACKED + """table inet f2b-table {
+    set addr-set-smtp { type ipv4_addr; }
+    chain f2b-chain {
+        type filter hook forward priority filter - 1; policy accept;
+        tcp dport { 25 } ip saddr @addr-set-smtp drop
+    }
+}
+"""
+BANNED = [str(ip_address("198.51.100.0") + n) for n in range(100)]
 OTHER_PORT = 8080
 INVENTORY = int(IPv6Address("2001:db8:1000::"))
+FEW = [ip_address(f"203.0.113.{n}") for n in range(130, 194)]
+MANY = [IPv4Address(int(ip_address("203.0.113.128")) + n) for n in range(128)]
 
 
 @dataclass(frozen=True)
 class Ruleset:
-    """A name for the table, what loads it into the router, and the port that is knocked at."""
+    """A name for the table, and what loads it into the router."""
 
     name: str
-    load: Callable[[World], None]
-    port: int = 25
+    load: Callable[[Line], None]
 
 
-def nft(text: str) -> Callable[[World], None]:
-    """Loads `text` with nft."""
-    def load(world: World) -> None:
-        world.router.run(["nft", "-f", "-"], stdin=text)
-    return load
+def nft(name: str, text: str) -> Ruleset:
+    """Rules that nft loads."""
+    return Ruleset(name, lambda line: line.load(text))
 
 
-def egressguard(hosts: int) -> str:
-    """The rules with an inventory of so many IPv6 hosts, and web2."""
+def egressguard(hosts: int, text: str = RULES) -> str:
+    """The rules with an inventory of so many IPv6 hosts, and web2, beside connection tracking."""
     machines = (*(Machine(f"h{n}", (inventory_address(n),)) for n in range(hosts)),
                 Machine("web2", (ip_address(WEB2.ipv4),)))
     settings = Settings(inside=(Inside(("web",), ()),), host=machines)
-    return RULES + transaction(diff({name: frozenset() for name in CONFIGURED}, desired(settings)))
+    return TRACKED + text + transaction(diff({name: frozenset() for name in CONFIGURED}, desired(settings)))
 
 
 def inventory_address(number: int) -> IPv6Address:
@@ -68,75 +83,88 @@ def inventory_address(number: int) -> IPv6Address:
     return IPv6Address(INVENTORY + (number << 64))
 
 
-def iptables(chain_length: int) -> Callable[[World], None]:
-    """The way of long chains: one rule for each host, as iptables-nft translates it."""
-    rules = "".join(f"-A FORWARD -p tcp --dport 25 -s 192.0.2.{n % 250 + 1} -j DROP\n"
-                    for n in range(chain_length))
-    text = f"*filter\n:FORWARD ACCEPT [0:0]\n{rules}-A FORWARD -p tcp --dport 25 -j DROP\nCOMMIT\n"
-    def load(world: World) -> None:
-        world.router.run(["iptables-nft-restore"], stdin=text)
-    return load
+def iptables(name: str, rules: str, chains: str = "") -> Ruleset:
+    """Rules that iptables-nft translates and loads."""
+    text = f"*filter\n:FORWARD ACCEPT [0:0]\n{chains}{rules}COMMIT\n"
 
+    def load(line: Line) -> None:
+        line.load(TRACKED)
+        line.router.run(["iptables-nft-restore"], stdin=text)
+    return Ruleset(name, load)
+
+
+def ipset(line: Line) -> None:
+    """A hash:ip of a hundred addresses, with counters, and one iptables-nft rule that asks it."""
+    line.load(TRACKED)
+    line.router.run(["ipset", "-exist", "create", "egress", "hash:ip", "counters"])
+    line.router.run(["ipset", "-exist", "restore"], stdin="".join(f"add egress {a}\n" for a in BANNED))
+    line.router.run(["iptables-nft-restore"], stdin="*filter\n:FORWARD ACCEPT [0:0]\n"
+                    "-A FORWARD -p tcp --dport 25 -m set --match-set egress src -j DROP\nCOMMIT\n")
+
+
+CHAIN = "".join(f"-A FORWARD -p tcp --dport 25 -s 192.0.2.{n % 250 + 1} -j DROP\n" for n in range(1000))
+F2B = "".join(f"-A f2b-smtp -s {address} -j DROP\n" for address in BANNED)
+ANSWER_DROP = "add element inet egressguard answer_drop { ipv4, ipv6 }\n"
 
 BLOCKED = (
-    Ruleset("drop at the door (floor)", nft(FLOOR)),
-    Ruleset("bare forward drop", nft(BARE)),
-    Ruleset("egressguard, 100 hosts", nft(egressguard(100))),
-    Ruleset("egressguard, 100,000 hosts", nft(egressguard(100_000))),
-    Ruleset("iptables-nft, 1,000 rules", iptables(1000)),
+    nft("drop at the door (floor)", FLOOR),
+    nft("bare forward drop", BARE),
+    nft("egressguard, 100 hosts", egressguard(100)),
+    nft("egressguard, 100,000 hosts", egressguard(100_000)),
+    Ruleset("ipset of 100, with counters", ipset),
+    nft("fail2ban's nftables action, 100 banned", FAIL2BAN_NFTABLES
+        + f"add element inet f2b-table addr-set-smtp {{ {', '.join(BANNED)} }}\n"),
+    iptables("fail2ban's iptables action, 100 banned",
+             f"-A FORWARD -p tcp -m multiport --dports 25 -j f2b-smtp\n{F2B}-A f2b-smtp -j RETURN\n",
+             ":f2b-smtp - [0:0]\n"),
+    iptables("iptables-nft, 1,000 rules", f"{CHAIN}-A FORWARD -p tcp --dport 25 -j DROP\n"),
 )
-PASSING = (
-    Ruleset("drop at the door (floor)", nft(FLOOR), OTHER_PORT),
-    Ruleset("no egressguard, conntrack on", nft(TRACKED), OTHER_PORT),
-    Ruleset("egressguard, conntrack on", nft(TRACKED + egressguard(100)), OTHER_PORT),
+
+
+def without(*lines: str) -> str:
+    """The rules without these lines, loaded with an inventory of a hundred."""
+    text = RULES
+    for line in ("\t\ttcp dport 25 goto flood\n", *lines):
+        if line not in text:
+            raise ValueError(f"the rules have no line {line!r}")
+        text = text.replace(line, "")
+    return egressguard(100, text) + ANSWER_DROP
+
+
+# The way of a SYN that nothing is remembered of, and what each of its parts adds.
+FIB, MAC = "\t\tfib saddr . iif oif missing goto spoof\n", "\t\tjump attempt_mac\n"
+HOST, PAIR = "\t\tgoto host\n", "goto inventory_destination; "
+REMEMBER = "\t\tjump remember\n"
+PARTS = (
+    nft("drop at the door (floor)", FLOOR),
+    nft("bare forward drop", BARE),
+    nft("every SYN looked at in full", without()),
+    nft("… without remembering it", without(REMEMBER)),
+    nft("… without the reverse-path lookup", without(FIB)),
+    nft("… without its MAC", without(MAC)),
+    nft("… without host and destination", without(HOST)),
+    nft("… without any of these", without(REMEMBER, FIB, MAC, HOST)),
 )
 
 
-class Bench:
-    """A flood program, compiled once, and the world it runs in."""
-
-    def __init__(self, count: int, rounds: int) -> None:
-        self.count, self.rounds = count, rounds
-        self._folder = tempfile.TemporaryDirectory(prefix="eg-bench-")
-        self._flood = Path(self._folder.name, "flood")
-        source = Path(__file__).with_name("flood.c")
-        subprocess.run(["cc", "-O2", "-o", self._flood, source], check=True)
-
-    def close(self) -> None:
-        """Removes the program."""
-        self._folder.cleanup()
-
-    def costs_ns(self, rulesets: tuple[Ruleset, ...]) -> dict[str, list[float]]:
-        """CPU nanoseconds per packet of every ruleset in every round, in turn."""
-        costs: dict[str, list[float]] = {ruleset.name: [] for ruleset in rulesets}
-        with World() as world:
-            for _ in range(self.rounds):
-                for ruleset in rulesets:
-                    world.router.run(["nft", "flush", "ruleset"])
-                    ruleset.load(world)
-                    costs[ruleset.name].append(self._run(world, ruleset.port))
-        return costs
-
-    def _run(self, world: World, port: int) -> float:
-        destinations = [ip_address(f"203.0.113.{n}") for n in range(130, 194)]
-        return self.send(world, [ip_address(WEB2.ipv4)], destinations, self.count, port)
-
-    def send(self, world: World, sources: Sequence[Address], destinations: Sequence[Address], count: int,
-             port: int = 25) -> float:
-        """Sends SYNs from web2's wire; CPU nanoseconds per packet."""
-        made = frames(Wire("eth0", WEB2.mac, ROUTER_MAC["web"]), sources, destinations, MOST_FRAMES, port)
-        done = subprocess.run(
-            ["nsenter", f"--net={world.web2.path}", self._flood, "eth0", str(len(made[0])), str(count)],
-            input=b"".join(made), capture_output=True, check=True)
-        return float(done.stdout)
+def costs_ns(line: Line, rulesets: tuple[Ruleset, ...], count: int, rounds: int, port: int = 25
+             ) -> dict[str, list[float]]:
+    """CPU nanoseconds per packet of every ruleset in every round, in turn."""
+    made = line.syns([ip_address(WEB2.ipv4)], FEW, port)
+    costs: dict[str, list[float]] = {ruleset.name: [] for ruleset in rulesets}
+    for _ in range(rounds):
+        for ruleset in rulesets:
+            ruleset.load(line)
+            line.send(made, count // 10)  # warm: the answers' allowance is used up
+            costs[ruleset.name].append(line.send(made, count))
+    return costs
 
 
-def ratios(costs: dict[str, list[float]]) -> dict[str, float]:
-    """The cost of each ruleset above the floor, relative to the second's; medians of the rounds' ratios."""
+def ratios(costs: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
+    """Each cost relative to the second one's: plain, and both above the first's; medians of the rounds'."""
     floor, unit, *_ = costs
-    result = {}
-    for name, values in costs.items():
-        if name != floor:
-            pairs = zip(values, costs[unit], costs[floor], strict=True)
-            result[name] = statistics.median((value - low) / (one - low) for value, one, low in pairs)
-    return result
+    median = statistics.median
+    return {name: (median(a / b for a, b in zip(values, costs[unit], strict=True)),
+                   median((a - low) / (b - low)
+                          for a, b, low in zip(values, costs[unit], costs[floor], strict=True)))
+            for name, values in costs.items() if name != floor}

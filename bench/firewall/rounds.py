@@ -2,6 +2,7 @@
 
 import json
 import resource
+import socket
 import statistics
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from bench.firewall.packets import Bench, inventory_address
+from bench.firewall.packets import inventory_address
 from egressguard.boot import boot_id
 from egressguard.config import Site
 from egressguard.controller import Controller
@@ -19,7 +20,8 @@ from egressguard.database import Database
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import open_exchange
 from egressguard.kernel import Netfilter
-from lab.network import SOMEBODY6, World
+from lab.network import ROUTER_MAC, SOMEBODY6, WEB2, World
+from lab.syns import Wire, addresses, frames, pour
 
 RULES = Path(__file__).parents[2] / "rules/egressguard.nft"
 NETWORK = ip_network("2001:db8:1000::/36")
@@ -43,31 +45,40 @@ def measure(inventory: int, active: int, seconds: int) -> Round:
     """
     machines = tuple(Machine(f"h{n}", (inventory_address(n),)) for n in range(inventory))
     site = Site(Settings(inside=(Inside(("web",), (NETWORK,)),), host=machines), RULES)
-    bench = Bench(active, seconds)
     with World() as world, tempfile.TemporaryDirectory(prefix="eg-bench-") as name:
         world.router.ip(f"route add {NETWORK} dev web")
-        busy, quiet, mb = world.router.call(_rounds, world, bench, site, Path(name))
-    bench.close()
+        busy, quiet, mb = world.router.call(_rounds, world, site, Path(name), active, seconds)
     return Round(inventory, active, 1000 * statistics.mean(busy), 1000 * max(busy),
                  1000 * statistics.median(quiet), mb)
 
 
-def _rounds(world: World, bench: Bench, site: Site, folder: Path) -> tuple[list[float], list[float], float]:
+def _rounds(world: World, site: Site, folder: Path, active: int, seconds: int
+            ) -> tuple[list[float], list[float], float]:
     kernel, database = Netfilter(), Database(folder / "router.db", boot_id())
     controller = Controller(Enforcement(site, kernel, database, boot_id()), kernel, database,
                             lambda: open_exchange(f"sqlite:{folder}/exchange.db"))
     controller.start(0.0)
-    hosts = [machine.addresses[0] for machine in site.settings.host[:bench.count]]
+    hosts = [str(machine.addresses[0]) for machine in site.settings.host[:active]]
     busy, quiet = [], []
-    for n in range(bench.rounds + 1):
-        bench.send(world, hosts, [ip_address(SOMEBODY6)], len(hosts))
+    for n in range(seconds + 1):
+        _attempt(world, hosts)
         busy.append(_cpu_s(controller, n))
-    for n in range(bench.rounds + 1, 2 * bench.rounds + 1):
+    for n in range(seconds + 1, 2 * seconds + 1):
         quiet.append(_cpu_s(controller, n))
     controller.close(0.0)
     database.close()
     kernel.close()
     return busy[1:], quiet, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _attempt(world: World, hosts: list[str]) -> None:
+    """One SYN of each host, from web2's wire."""
+    made = frames(Wire("eth0", WEB2.mac, ROUTER_MAC["web"]), addresses(hosts), [ip_address(SOMEBODY6)],
+                  len(hosts), 25)
+    with world.web2.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+        raw.bind(("eth0", 0))
+        if pour(raw, made, len(made), 0, 60) != len(hosts):
+            raise RuntimeError("not every SYN was sent")
 
 
 def _cpu_s(controller: Controller, now_s: float) -> float:
