@@ -67,7 +67,7 @@ def established(options: argparse.Namespace) -> dict[str, Any]:
 
 def counters(options: argparse.Namespace) -> list[dict[str, float]]:
     """Reading and changing, at each size."""
-    print("\nreading all counters       hosts    ours s   first s     nft s   ratio  target   ours MB   nft MB"
+    print("\nreading all counters       hosts   ours s   first s     nft s   ratio  target   ours MB   nft MB"
           "   one change ms (target ≤ 5)")
     result = []
     for hosts in options.hosts:

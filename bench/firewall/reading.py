@@ -70,7 +70,7 @@ def _change_one(number: int) -> float:
 
 
 def read_ours() -> dict[str, float]:
-    """A sample as the daemon takes it every second, and the first of a process, which makes every host's text,
+    """A sample as the daemon takes it every second, and the first of a process, which makes hosts' texts,
     in CPU seconds; and what it adds to this process's memory.
     """
     kernel = Netfilter()
