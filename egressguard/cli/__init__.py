@@ -61,9 +61,9 @@ def run(config: Path) -> None:
 @config_option
 @json_option
 def check(config: Path, as_json: bool) -> None:
-    """Check the configuration; name every mistake at once and change nothing.
+    """Check the configuration, all mistakes at once.
 
-    Exit code: 0 good, 4 it has mistakes.
+    Changes nothing. Exit code: 0 good, 4 it has mistakes.
     """
     from egressguard.cli.check import examine
 
@@ -100,7 +100,9 @@ def status(watch: bool, config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def hosts(would_block: bool, config: Path, as_json: bool) -> None:
-    """List every host of the inventory and every stranger that was seen, worst first.
+    """List every host, worst first.
+
+    Those of the inventory, and every stranger that was seen.
 
     In mode observe, `--would-block` is the list to work through before you enforce.
     """
@@ -120,7 +122,10 @@ def hosts(would_block: bool, config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def history(host: str | None, limit: int, config: Path, as_json: bool) -> None:
-    """Show how verdicts changed, and what else happened; only HOST's lines when one is given."""
+    """Show how verdicts changed, and what else happened.
+
+    Only HOST's lines when one is given.
+    """
     from egressguard.boot import boot_id
     from egressguard.database import Database
 
@@ -135,7 +140,9 @@ def history(host: str | None, limit: int, config: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def doctor(config: Path, as_json: bool) -> None:
-    """Prove that the rules stand on the path: look for what leads around them, and send the canary.
+    """Prove that the rules stand on the path.
+
+    Looks for what leads around them, and sends the canary.
 
     Exit code: 0 they do, 2 something weakens them, 3 they do not, 4 could not be told.
     """
@@ -158,7 +165,10 @@ for_option = click.option("--for", "for_", required=True, metavar="TIME", help="
 @config_option
 @json_option
 def plan(config: Path, as_json: bool) -> None:
-    """Print exactly what `apply` would do, as an nft transaction; nothing when nothing differs."""
+    """Print exactly what `apply` would do.
+
+    As an nft transaction; nothing when nothing differs.
+    """
     text = orders.plan_text(config)
     if as_json:
         text = json.dumps({"differs": bool(text), "transaction": text.splitlines()}, indent=1) + "\n"
@@ -168,7 +178,9 @@ def plan(config: Path, as_json: bool) -> None:
 @cli.command()
 @config_option
 def apply(config: Path) -> None:
-    """Put the configuration into the kernel, in one transaction, without the daemon.
+    """Put the configuration into the kernel.
+
+    In one transaction, without the daemon.
 
     A running daemon enforces the configuration that it has read: reload it (SIGHUP) as well.
     """
@@ -184,7 +196,10 @@ def apply(config: Path) -> None:
 @reason_option
 @config_option
 def allow(host: str, destination: str | None, for_: str, reason: str, config: Path) -> None:
-    """Let HOST speak SMTP to the outside for a time: an exception, ended by the kernel itself."""
+    """Let HOST speak SMTP to the outside for a time.
+
+    An exception, ended by the kernel itself.
+    """
     click.echo(orders.give(config, orders.order("exception", reason, for_, host, destination)))
 
 
@@ -194,7 +209,10 @@ def allow(host: str, destination: str | None, for_: str, reason: str, config: Pa
 @reason_option
 @config_option
 def quarantine(host: str, for_: str, reason: str, config: Path) -> None:
-    """Close SMTP for HOST altogether for a time, towards the relay too, established connections included."""
+    """Close SMTP for HOST altogether for a time.
+
+    Towards the relay too, established connections included.
+    """
     click.echo(orders.give(config, orders.order("quarantine", reason, for_, host)))
 
 
@@ -203,7 +221,10 @@ def quarantine(host: str, for_: str, reason: str, config: Path) -> None:
 @reason_option
 @config_option
 def open_(for_: str, reason: str, config: Path) -> None:
-    """Open port 25 for everybody for a time: for emergencies; it is counted meanwhile, and ends by itself."""
+    """Open port 25 for everybody for a time.
+
+    For emergencies; it is counted meanwhile, and ends by itself.
+    """
     click.echo(orders.give(config, orders.order("open", reason, for_)))
 
 
@@ -212,7 +233,10 @@ def open_(for_: str, reason: str, config: Path) -> None:
 @reason_option
 @config_option
 def release(host: str | None, reason: str, config: Path) -> None:
-    """End the exceptions and quarantines of HOST before their time; without HOST, shut port 25 again."""
+    """End what stands on HOST before its time.
+
+    Its exceptions and quarantines; without HOST, shuts port 25 again.
+    """
     click.echo(orders.end(config, Host(host) if host else None, reason))
 
 

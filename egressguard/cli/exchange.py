@@ -24,9 +24,10 @@ config_option = click.option("--config", type=click.Path(path_type=Path), defaul
 @click.option("--new-key", is_flag=True, help="Only print a fresh site key, as a line for exchange.key.")
 def exchange_setup(addresses: tuple[str, ...], port: int, folder: str, into: Path | None,
                    new_key: bool) -> None:
-    """Print what a shared exchange needs, with fresh secrets: server configuration, users, keys.
+    """Print what a shared exchange needs.
 
-    Changes nothing on this machine. How to use it: docs/exchange.md.
+    Server configuration, users and keys, with fresh secrets. Changes nothing on this machine. How to
+    use it: docs/exchange.md.
     """
     if new_key:
         click.echo(setup.new_key())
@@ -54,7 +55,10 @@ def _write(folder: Path, found: list[File]) -> None:
 
 @click.group()
 def exchange() -> None:
-    """Look at the exchange, and remove what decommissioned routers and relays have left."""
+    """Look at the exchange, and remove what was left there.
+
+    By routers and relays that are no more.
+    """
 
 
 @exchange.command("names")

@@ -33,7 +33,9 @@ GROUP = "egressguard"
               help="Start the service, if it is installed.")
 def init(config: Path, inside: tuple[str, ...], outside: tuple[str, ...], sender: tuple[str, ...],
          router: str | None, probe: bool, yes: bool, force: bool, start: bool) -> None:
-    """Write a first configuration, in mode observe: it counts what would be blocked and blocks nothing.
+    """Write a first configuration, in mode observe.
+
+    It counts what would be blocked and blocks nothing.
 
     Finds interfaces, networks and likely mailservers, says why it takes each for what, and asks.
     """

@@ -23,7 +23,10 @@ from egressguard.mta_config import MTAS, ROLES, parts, site, text
 @click.option("--only", metavar="FILE", help="Print only the lines of this file, such as /etc/mail/access.")
 def mta_config(mta: str, role: str, relays: tuple[str, ...], networks: tuple[str, ...], milter: str,
                queue_run: str, queue_age: str, only: str | None) -> None:
-    """Print the configuration of an MTA: everything through the relay, and the relay's limits."""
+    """Print the configuration of an MTA.
+
+    A client sends everything through the relay; the relay asks for its limits. Changes nothing.
+    """
     found = parts(mta, role, site(role, relays, networks, milter, queue_run, queue_age))
     if only is None:
         click.echo(text(found), nl=False)

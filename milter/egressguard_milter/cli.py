@@ -104,7 +104,10 @@ def explain(client: str, path: Path, as_json: bool, name: str) -> None:
 @config_option
 @json_option
 def forgive(client: str, path: Path, as_json: bool) -> None:
-    """Drop what counts against CLIENT (or a key as the log names it)."""
+    """Drop what counts against CLIENT.
+
+    CLIENT is an address, or a key as the log names it.
+    """
     _show(_ask(path, "forgive", client=client), as_json, shown.forgive)
 
 
@@ -122,7 +125,10 @@ def reload(path: Path, as_json: bool) -> None:
               help="ze-filter: ze-policy.txt or ze-filter.cf; access: sendmail's.")
 @click.option("--output", type=click.Path(path_type=Path), help="Where to write it [default: stdout].")
 def import_(file: Path, source: str, output: Path | None) -> None:
-    """Turn FILE of another program into a policy; every line that could not be carried over is named."""
+    """Turn FILE of another program into a policy.
+
+    Every line that could not be carried over is named.
+    """
     try:
         text, left = import_file(file, source)
     except EgressguardError as error:

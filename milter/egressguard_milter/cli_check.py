@@ -24,9 +24,9 @@ path = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(postfix: Path | None, sendmail: Path | None, milter: str | None, policy: Path,
           as_json: bool) -> None:
-    """Say what is wrong with the MTA's configuration; change nothing.
+    """Say what is wrong with the MTA's configuration.
 
-    Exit code: 0 nothing is wrong, 1 something is, 2 it could not be told.
+    Changes nothing. Exit code: 0 nothing is wrong, 1 something is, 2 it could not be told.
     """
     try:
         if postfix is None and sendmail is None:

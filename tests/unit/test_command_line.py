@@ -140,5 +140,3 @@ def test_check_as_json_names_every_mistake(tmp_path: Path) -> None:
     done = run("egressguard", "check", "--json", "--config", wrong)
     assert done.returncode == 4
     assert {m["key"] for m in json.loads(done.stdout)["mistakes"]} == {"mode", "prots"}
-
-
