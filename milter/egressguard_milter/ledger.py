@@ -152,6 +152,11 @@ class Ledger:
             self._memory.write([Record(key, Pool.KNOWN, None, now_s)])
             return self._places.forgive(key)
 
+    @property
+    def fault(self) -> str:
+        """What keeps it from being exact, in words; a ledger on its own has nothing."""
+        return ""
+
     def tend(self, now_s: float) -> None:
         """Looks after what is elsewhere; a ledger on its own has nothing."""
 

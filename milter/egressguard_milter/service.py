@@ -52,7 +52,8 @@ def run(path: Path) -> None:
     reports = Reports(marks.epoch, limits, tallies, signals)
     watch = Watch(limits, signals, reports, Link(lambda: open_exchange(policy.exchange, policy.exchange_key)),
                   lambda now_s: _upkeep(ledger, memory, limits, marks, signals, now_s))
-    answers = Answers(limits, ledger, tallies, signals, lambda: read_policy(path), lambda: _fault(memory))
+    answers = Answers(limits, ledger, tallies, signals, lambda: read_policy(path),
+                      lambda: _fault(memory, ledger))
     control = _control(policy, answers) if memory else None
     log = DecisionLog()
     server = Server([listener], lambda: Conversation(limits, tallies, log), stop_signals,
@@ -113,10 +114,10 @@ def _pulse(watch: Watch, now_s: float) -> None:
         notify("WATCHDOG=1")
 
 
-def _fault(memory: Segments | None) -> str:
+def _fault(memory: Segments | None, ledger: Ledger) -> str:
     if memory is None:
         return "counts are not durable: no state folder"
-    return f"counts are not durable: {memory.failed}" if memory.failed else ""
+    return f"counts are not durable: {memory.failed}" if memory.failed else ledger.fault
 
 
 def _control(policy: Policy, answers: Answers) -> Control | None:

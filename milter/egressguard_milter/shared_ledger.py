@@ -80,6 +80,12 @@ class SharedLedger(Ledger):
             self._unsaid.pop(counted, None)
         return super().forgive(key, now_s) or bool(known)
 
+    @property
+    def fault(self) -> str:
+        """Says when the server is away."""
+        return "" if self._budgets.there else (
+            f"budgets are not shared: the server is away, this relay allows 1/{self._relays} of each limit")
+
     def tend(self, now_s: float) -> None:
         """Tries a server that was away again, and tells it what it does not know; for another thread than the
         callbacks'.

@@ -136,12 +136,14 @@ def test_while_the_server_is_away_each_relay_allows_its_part_at_once_and_afterwa
     began_s = time.monotonic()
     assert relays.send(0, LIMIT) == LIMIT // RELAYS - 5
     assert relays.send(1, LIMIT) == LIMIT // RELAYS
+    assert "not shared" in relays.ledgers[0].fault
     took_s = time.monotonic() - began_s
     assert took_s < 2 * CALL_S + 1.0, "one deadline for each relay, and no callback waits after that"
     monkeypatch.setattr(line, "CALL_S", 2.0)
     proxy.delay_s, proxy.swallows = 0.0, False
     relays.tend()
     assert relays.send(1, LIMIT) + relays.send(0, LIMIT) == 0, "what passed meanwhile is known to all"
+    assert relays.ledgers[0].fault == ""
 
 
 def test_a_server_that_forgot_is_told_again_and_nobody_gets_a_second_limit(relays: Relays, server: Server) -> None:
