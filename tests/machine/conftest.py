@@ -13,7 +13,8 @@ from lab.crossroads import prepare
 from lab.debian import PROJECT, Disk, Machine, image
 from lab.namespaces import Namespace
 
-BUILD = "cd /src && script/package /src/{folder} >&2 && cd {folder} && sha256sum *"
+# Under dist/, which git ignores, or the second sdist would hold what the first build made.
+BUILD = "cd /src && script/package dist/{folder} >&2 && cd dist/{folder} && sha256sum *"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def packages(distribution: str, pytestconfig: pytest.Config, tmp_path_factory: p
             again = machine.run("sh", "-c", BUILD.format(folder="again"), timeout_s=1200)
             machine.run("sh", "-c", BUILD.format(folder="r2"), timeout_s=1200, PACKAGE_REVISION="2")
         for name in ("r1", "r2"):
-            subprocess.run(["cp", "-r", source / name, folder], check=True)
+            subprocess.run(["cp", "-r", source / "dist" / name, folder], check=True)
     return Packages(folder, (first, again))
 
 
