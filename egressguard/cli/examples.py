@@ -20,7 +20,7 @@ EXAMPLES = {
     """,
     "exchange": "egressguard exchange names",
     "exchange names": "egressguard exchange names",
-    "exchange forget": "egressguard exchange forget router9",
+    "exchange forget": "egressguard exchange forget relay",
     "exchange-setup": """
         egressguard exchange-setup --address 192.0.2.10
         egressguard exchange-setup --new-key
