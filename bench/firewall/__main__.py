@@ -88,9 +88,9 @@ def a_round(_: argparse.Namespace) -> list[dict[str, float]]:
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         row = json.loads(done.stdout)
         result.append(row)
-        print(f"inventory {inventory:>7,}, active {active:>6,}: {row['busy_ms']:.0f} ms of CPU (worst "
-              f"{row['worst_ms']:.0f}), a quiet round {row['quiet_ms']:.1f} ms; {row['mb']:.0f} MB",
-              flush=True)
+        print(f"inventory {inventory:>7,}, active {active:>6,}: {row['busy_ms']:.0f} ms of CPU (the judge "
+              f"{row['judge_ms']:.0f}; worst {row['worst_ms']:.0f}), a quiet round {row['quiet_ms']:.1f} ms; "
+              f"{row['mb']:.0f} MB", flush=True)
     return result
 
 

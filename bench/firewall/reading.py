@@ -74,14 +74,14 @@ def read_ours() -> dict[str, float]:
     in CPU seconds; and what it adds to this process's memory.
     """
     kernel = Netfilter()
-    before_mb = _peak_mb(resource.RUSAGE_SELF)
+    before_mb = _resident_mb()
     began = time.process_time()
     kernel.sample(0.0)
     first_s = time.process_time() - began
-    result = {"mb": _peak_mb(resource.RUSAGE_SELF) - before_mb, "first_s": first_s}
     began = time.process_time()
-    kernel.sample(1.0)
-    result["seconds"] = time.process_time() - began
+    sample = kernel.sample(1.0)
+    result = {"seconds": time.process_time() - began, "first_s": first_s, "mb": _resident_mb() - before_mb}
+    del sample
     kernel.close()
     return result
 
@@ -89,7 +89,7 @@ def read_ours() -> dict[str, float]:
 def read_nft() -> dict[str, float]:
     """One `nft -j list set`, less an nft that reads nothing."""
     costs = []
-    for command in (["nft", "-j", "list", "tables"],
+    for command in (["nft", "-v"],
                     ["nft", "-j", "list", "set", "inet", "plain", "known6"]):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
@@ -97,6 +97,11 @@ def read_nft() -> dict[str, float]:
         costs.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
                       _peak_mb(resource.RUSAGE_CHILDREN)))
     return {"seconds": costs[1][0] - costs[0][0], "mb": costs[1][1] - costs[0][1]}
+
+
+def _resident_mb() -> float:
+    """What this process holds now; its peak would be that of the process that started it."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
 
 
 def _peak_mb(who: int) -> float:

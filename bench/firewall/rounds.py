@@ -10,11 +10,13 @@ import time
 from dataclasses import asdict, dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 from bench.firewall.packets import inventory_address
 from egressguard.boot import boot_id
 from egressguard.config import Site
 from egressguard.controller import Controller
+from egressguard.core import detection
 from egressguard.core.settings import Inside, Machine, Settings
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
@@ -29,11 +31,14 @@ NETWORK = ip_network("2001:db8:1000::/36")
 
 @dataclass(frozen=True)
 class Round:
-    """CPU milliseconds of the daemon's rounds, one a second, and the memory of the process that ran them."""
+    """CPU milliseconds of the daemon's rounds, one a second, how much of that is the judge's, and the memory
+    of the process that ran them.
+    """
 
     inventory: int
     active: int
     busy_ms: float
+    judge_ms: float
     worst_ms: float
     quiet_ms: float
     mb: float
@@ -45,11 +50,29 @@ def measure(inventory: int, active: int, seconds: int) -> Round:
     """
     machines = tuple(Machine(f"h{n}", (inventory_address(n),)) for n in range(inventory))
     site = Site(Settings(inside=(Inside(("web",), (NETWORK,)),), host=machines), RULES)
+    judged = _watch_the_judge()
     with World() as world, tempfile.TemporaryDirectory(prefix="eg-bench-") as name:
         world.router.ip(f"route add {NETWORK} dev web")
         busy, quiet, mb = world.router.call(_rounds, world, site, Path(name), active, seconds)
-    return Round(inventory, active, 1000 * statistics.mean(busy), 1000 * max(busy),
+    judge_s = statistics.mean(judged[1:seconds + 1])
+    return Round(inventory, active, 1000 * statistics.mean(busy), 1000 * judge_s, 1000 * max(busy),
                  1000 * statistics.median(quiet), mb)
+
+
+def _watch_the_judge() -> list[float]:
+    """CPU seconds of the judge in each round from now on."""
+    took: list[float] = []
+    judge = detection.judge
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        began = time.process_time()
+        try:
+            return judge(*args, **kwargs)
+        finally:
+            took.append(time.process_time() - began)
+
+    detection.judge = watched
+    return took
 
 
 def _rounds(world: World, site: Site, folder: Path, active: int, seconds: int
