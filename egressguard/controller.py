@@ -8,8 +8,11 @@ the kernel, and the next round tries again.
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address
+from pathlib import Path
 from time import perf_counter
 
 from egressguard.beside import Beside
@@ -18,8 +21,8 @@ from egressguard.config import Site
 from egressguard.core import attempts, detection, shared
 from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
 from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
-from egressguard.core.errors import EgressguardError, ExchangeError
-from egressguard.core.hosts import Host
+from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, ExchangeLateError
+from egressguard.core.hosts import Host, host_of
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
@@ -29,6 +32,7 @@ from egressguard.exchange import Exchange
 from egressguard.heartbeat import Pulse
 from egressguard.kernel import Kernel
 from egressguard.kernel.events import Culprit
+from egressguard.kernel.sinkhole import Listener
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +71,7 @@ class Controller:
         self._states: tuple[Settings, dict[Host, State]] | None = None
         self._totals: Totals | None = None
         self._beside = Beside(database)
+        self._listener = Listener()
         self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
         self._unsaved: dict[Host, Verdict] = {}
@@ -89,6 +94,8 @@ class Controller:
 
         Raises KernelError, having changed nothing, when the kernel refuses or holds another version's table.
         """
+        with self._noting({}, "sinkhole"):  # before anybody is led to it; the first round says what failed
+            self._listener.proofs(self._settings.sinkhole)
         self._enforcement.load(now_s, "start")
         self._incarnation = self._enforcement.incarnation
         self._baseline = self._saved = self._database.baseline(self._incarnation)
@@ -150,6 +157,7 @@ class Controller:
             self._save()
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
+        self._listener.close()
 
     def _enforce(self, now_s: float, culprits: Callable[[], Sequence[Culprit]]) -> None:
         """Puts the kernel right if it is wrong, and records the exposure and who did it."""
@@ -181,6 +189,8 @@ class Controller:
         beside: list[Mapping[Host, Attempts]] = []
         with self._noting(faults, "kernel"):
             beside = self._beside.attempts(self._enforcement, now_s)
+        with self._noting(faults, "sinkhole"):
+            beside.append(self._verified())
         own = attempts.joined([found, *beside], self._machine_of)
         if own:
             self._tried = shared.tried(self._tried, own)
@@ -204,6 +214,12 @@ class Controller:
             self._keep(now_s)
         return steps
 
+    def _verified(self) -> dict[Host, Attempts]:
+        """The handshakes that hosts have completed with the sinkhole; as attempts the rules counted them."""
+        proofs = self._listener.proofs(self._settings.sinkhole)
+        found = Counter(host_of(ip_address(proof.source)) for proof in proofs)
+        return {host: Attempts(0, verified=count) for host, count in found.items()}
+
     def _save(self) -> None:
         """Records what is not recorded yet, of as many rounds as it may be. Counters and what came of them
         belong together, so a kill costs no attempt: the kernel still has what was counted since.
@@ -224,6 +240,7 @@ class Controller:
         if now_s - self._kept_s < KEEP_EVERY_S:
             return
         self._kept_s = now_s
+        self._heal_database()
         counters = self._baseline.inventory.values, self._baseline.strangers.values, self._beside.hosts()
         machines = {self._machine_of.get(host, host) for counted in counters for host in counted}
         gone = [host for host, verdict in self._verdicts.items()
@@ -232,6 +249,13 @@ class Controller:
             del self._verdicts[host]
         self._database.forget(gone, now_s - attempts.REMEMBER_DESTINATION_S)
         self._database.keep_orders(now_s)
+
+    def _heal_database(self) -> None:
+        """History that was kept in memory goes into its file once that can be used."""
+        if self._database_fault:
+            with suppress(DatabaseError):
+                self._database.keep_in(Path(self._settings.database))
+                self._database_fault = ""
 
     def _signal(self, now_s: float, faults: dict[str, str]) -> None:
         """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports.
@@ -248,6 +272,8 @@ class Controller:
                 self._publish(self._exchange, states, now_s)
             if self._exchange.changed():
                 self._receive(self._exchange, now_s)
+        except ExchangeLateError:
+            raise
         except ExchangeError as error:
             self._drop_exchange()
             self._retry_at_s, self._away = now_s + RETRY_S, str(error)

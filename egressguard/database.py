@@ -114,6 +114,24 @@ class Database:
                     db.execute(statement)
             db.execute(f"PRAGMA user_version = {SCHEMA}")
 
+    def keep_in(self, path: Path) -> None:
+        """From memory into the file at `path`, which could not be used before: whole, or not at all."""
+        other = Database(path, self._boot)
+        try:
+            with other._transaction() as db, self._translated():
+                tables = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+                for table, in tables:
+                    names = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
+                    names = [name for name in names if (table, name) != ("history", "id")]
+                    rows = self._db.execute(f"SELECT {', '.join(names)} FROM {table}").fetchall()
+                    db.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(names)})"
+                                   f" VALUES ({', '.join('?' * len(names))})", rows)
+        except BaseException:
+            other.close()
+            raise
+        self._db.close()
+        self._db, self._path = other._db, path
+
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
@@ -302,7 +320,7 @@ def open_database(path: Path, boot: str) -> tuple[Database, str]:
     try:
         return Database(path, boot), ""
     except DatabaseError as error:
-        return Database(None, boot), f"{error}; history is kept in memory until egressguard is restarted"
+        return Database(None, boot), f"{error}; history is kept in memory until it can be"
 
 
 def _incarnation_key(family: str) -> str:

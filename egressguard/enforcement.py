@@ -4,7 +4,7 @@ Every comparison is level-triggered: it looks at what is there, not at what was 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from egressguard.config import Site
 from egressguard.core import plan, wanted
@@ -15,8 +15,8 @@ from egressguard.core.ruleset import LEASED, TABLE, Leases, Sets
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
 from egressguard.core.wanted import Here
 from egressguard.database import Database
-from egressguard.kernel import Kernel, Ruleset, incarnation
-from egressguard.kernel.rules_file import RulesFile
+from egressguard.kernel import Kernel, Ruleset, cgroups, incarnation
+from egressguard.kernel.rules_file import RulesFile, rules_of
 from egressguard.last_good import LastGood
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Enforcement:
         self._expected: Ruleset | None = None
         self._generation = -1
         self._orders: list[int] = []
-        self._ports: Mapping[str, frozenset[str]] = {}
+        self._existing: object = None
         self._compared_s = float("-inf")
         self._wanted: tuple[Here, Sets] | None = None
 
@@ -80,7 +80,13 @@ class Enforcement:
     def _here(self) -> Here:
         """The site, and what exists now of what it names by pattern."""
         ports = self.kernel.ports() if self.table is BRIDGE else {}
-        return Here(self.site.settings, self.site.uids, ports)
+        groups = cgroups.existing(self.site.settings.own.cgroups) if self.table is ROUTER else ()
+        return Here(self.site.settings, self.site.uids, ports, groups)
+
+    def _exists(self) -> object:
+        """What comes and goes on this machine without anybody's doing wrong."""
+        here = self._here()
+        return here.ports, cgroups.numbers(here.cgroups)
 
     def stands(self) -> bool:
         """Whether there is something to stand on: one of the last line's interfaces must exist."""
@@ -88,10 +94,8 @@ class Enforcement:
 
     def rules(self) -> RulesFile:
         """The table's file as it is to be loaded now."""
-        settings, path = self.site.settings, self.site.rules.with_name(self.table.file)
-        named = settings.last_line.interfaces if self.table is LAST_LINE else ()
-        existing = self.kernel.interfaces() if named else frozenset()
-        return RulesFile(path, self.table, settings.permitted_mark, tuple(n for n in named if n in existing))
+        existing = self.kernel.interfaces() if self.table is LAST_LINE else frozenset()
+        return rules_of(self.site.settings, self.site.rules, self.table, existing)
 
     def _standing(self, now_s: float) -> list[Order] | None:
         """The standing orders; None while the database cannot tell: then leases are left to end alone."""
@@ -159,6 +163,7 @@ class Enforcement:
         else:
             why += self._load_over(before, rules, now_s)
         self._verify(expected)
+        self._existing = self._exists()
         self._keep(now_s)
         log.info("loaded rules=%s why=%r", rules, why)
         try:
@@ -215,8 +220,8 @@ class Enforcement:
         ordered = numbers != self._orders
         if generation == self._generation and not ordered and now_s - self._compared_s < FULL_COMPARE_S:
             return None
-        appeared, self._ports = self._ports, self._here().ports
-        ordered |= appeared != self._ports
+        before, self._existing = self._existing, self._exists()
+        ordered |= before != self._existing
         wrong = self._put_right(now_s)
         # The number from before the comparison: our own change costs one more comparison, and a change
         # by anybody else that came in between is not overlooked.

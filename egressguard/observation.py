@@ -18,15 +18,15 @@ from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
 from egressguard.core.settings import Settings
-from egressguard.core.tables import BRIDGE, ROUTER
+from egressguard.core.tables import BRIDGE, ROUTER, TABLES
 from egressguard.core.tables import Table as Kind
 from egressguard.core.verdict import Verdict
 from egressguard.core.wanted import Here, elements, tables
 from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Pulse
-from egressguard.kernel import Netfilter, Ruleset
-from egressguard.kernel.rules_file import RulesFile
+from egressguard.kernel import Netfilter, Ruleset, cgroups
+from egressguard.kernel.rules_file import rules_of
 
 
 def observe(site: Site) -> Observation:
@@ -37,6 +37,7 @@ def observe(site: Site) -> Observation:
     kernel = Netfilter()
     try:
         verdicts = _verdicts(settings, faults)
+        _unasked(kernel, settings, faults)
         reports = _exchange(settings, pulse, verdicts, faults)
         return Observation(
             now_s=now_s(), settings=settings, table=_table(kernel, site, ROUTER, faults),
@@ -47,6 +48,17 @@ def observe(site: Site) -> Observation:
             canary=pulse.canary if pulse is not None and runs else None)
     finally:
         kernel.close()
+
+
+def _unasked(kernel: Netfilter, settings: Settings, faults: dict[str, str]) -> None:
+    """A table that the configuration has ceased to ask for goes on blocking until somebody removes it."""
+    asked = tables(settings)
+    for kind in (table for table in TABLES if table not in asked):
+        with closing(kernel.beside(kind)) as other:
+            if other.ruleset() is not None:
+                faults[f"{kind.family} rules"] = (
+                    f"table {kind.family} egressguard stands in the kernel, and is not configured: it goes "
+                    f"on blocking; `nft delete table {kind.family} egressguard` removes it")
 
 
 def _verdicts(settings: Settings, faults: dict[str, str]) -> dict[Host, Verdict]:
@@ -77,7 +89,9 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
     if kind.version_chain not in ruleset.chains:
         return Table(ruleset.chains, ruleset.hooks, ruleset.dormant, False, (),
                      {name: frozenset() for name in kind.configured}, Sample(at_s), kind=kind)
-    sets, here = kernel.sets(), Here(site.settings, site.uids, kernel.ports() if kind is BRIDGE else {})
+    groups = _cgroups(site.settings, faults) if kind is ROUTER else ()
+    here = Here(site.settings, site.uids, kernel.ports() if kind is BRIDGE else {}, groups)
+    sets = kernel.sets()
     return Table(
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,
         intact=_intact(kernel, site, kind, ruleset, faults),
@@ -86,8 +100,17 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
         sender_macs=kernel.sender_macs(), kind=kind, devices=ruleset.devices)
 
 
+def _cgroups(settings: Settings, faults: dict[str, str]) -> tuple[str, ...]:
+    """Those of the configured ones that exist; the others are awaited, and so is their mail."""
+    found = cgroups.existing(settings.own.cgroups)
+    missing = [name for name in settings.own.cgroups if not cgroups.existing((name,))]
+    if missing:
+        faults["own.cgroups"] = f"{', '.join(missing)}: no such control group (cgroup v2) exists now"
+    return found
+
+
 def _intact(kernel: Netfilter, site: Site, kind: Kind, found: Ruleset, faults: dict[str, str]) -> bool | None:
-    rules = RulesFile(site.rules.with_name(kind.file), kind, site.settings.permitted_mark)
+    rules = rules_of(site.settings, site.rules, kind)
     try:
         return found.fingerprint == kernel.expected(rules).fingerprint
     except KernelError as error:

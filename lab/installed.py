@@ -1,6 +1,6 @@
 """A host with files of its own, on which egressguard looks as if it were installed.
 
-/etc, /run, /usr and /var are overlays that nobody else sees and that end with the host; everything else is
+/etc, /root, /run, /usr and /var are overlays that nobody else sees and that end with the host; the rest is
 the machine's. So documented commands, default paths and provisioning run as they stand.
 """
 
@@ -22,13 +22,16 @@ ENTER = """\
 set -e
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 own "$0"
-for folder in etc run usr var; do
+for folder in etc root run usr var; do
     mkdir "$0/$folder" "$0/$folder.work"
     mount -t overlay -o "lowerdir=/$folder,upperdir=$0/$folder,workdir=$0/$folder.work" own "/$folder"
 done
 mkdir -p /etc/egressguard /etc/bash_completion.d /run/egressguard /var/lib/egressguard-milter \\
     /var/lib/egressguard/exchange
 mount --bind "$1" /var/lib/egressguard/exchange
+mkdir -p /usr/lib/egressguard
+ln -sfn "$PWD/rules" /usr/lib/egressguard/rules
+ln -sf "$PWD/systemd/load-rules" /usr/lib/egressguard/load-rules
 hostname "$2"
 # No name is ever looked up in the DNS, which would be asked for many seconds.
 printf '127.0.0.1 localhost\n127.0.1.1 %s.example %s\n' "$2" "$2" >/etc/hosts
@@ -50,7 +53,7 @@ class Installed(Closing):
         own = folder / f"own-{namespace.label}"
         own.mkdir()
         self._holder = namespace.popen(["unshare", "--mount", "--uts", "sh", "-c", ENTER, own, exchange,
-                                        namespace.label], stderr=subprocess.PIPE, text=True)
+                                        namespace.label], stderr=subprocess.PIPE, text=True, cwd=ROOT)
         inside = Path(f"/proc/{self._holder.pid}/root{own}/ready")
         wait_until(lambda: inside.exists() or self._holder.poll() is not None, f"files for {namespace.label}")
         if self._holder.poll() is not None:

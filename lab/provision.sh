@@ -155,8 +155,9 @@ linked() {
     ln -sf "$checkout/systemd/load-rules" /usr/lib/egressguard/load-rules
     install -D -m 644 "systemd/$1.sysusers" "/usr/lib/sysusers.d/$1.conf"
     systemd-sysusers "$1.conf"
+    install -D -m 644 "systemd/$1.service" "/etc/systemd/system/$1.service"
+    systemctl daemon-reload
     [ "$role" != router ] || router_units
-    unit "$1" <"systemd/$1.service"
 }
 
 router_units() {

@@ -248,6 +248,10 @@ TUNNELS: dict[str, Builder] = {
     "SCTP to port 25 (132)": lambda f: [
         ip(f, struct.pack("!HHII", f.source_port, 25, 0, 0) + bytes(20), 132)],
     "UDP to port 25 (17)": lambda f: [ip(f, struct.pack("!HHHH", f.source_port, 25, 12, 0) + DATA[:4], 17)],
+    "EtherIP (97)": _carried(97, b"\x30\0"),
+    "IPComp (108)": _carried(108, b"\x06\0\0\x02"),
+    "L2TP (115)": _carried(115, bytes(4)),
+    "MPLS in IP (137)": _carried(137, bytes(4)),
     "ESP (50)": _carried(50, struct.pack("!II", 1, 1)),
     "DCCP to port 25 (33)": _carried(33),
 }

@@ -20,17 +20,14 @@ from egressguard.cli.history import history_json, history_text
 from egressguard.cli.host_argument import HOST
 from egressguard.cli.init import init
 from egressguard.cli.mta_config import mta_config
+from egressguard.cli.options import config_option, json_option
 from egressguard.cli.progress import waiting
 from egressguard.command_line import add_examples, completion, finish
-from egressguard.config import DEFAULT_PATH, read_site
+from egressguard.config import read_site
 from egressguard.core.health import findings, health, standings
 from egressguard.core.hosts import Host
 
 FAILED = 4
-
-config_option = click.option("--config", type=click.Path(path_type=Path), default=DEFAULT_PATH,
-                             show_default=True, is_eager=True, help="The configuration file.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

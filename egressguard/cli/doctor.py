@@ -6,7 +6,8 @@ from dataclasses import asdict
 import click
 
 from egressguard.cli.folding import folded
-from egressguard.core.diagnosis import Finding, Severity, verdict
+from egressguard.core.diagnosis import verdict
+from egressguard.core.finding import Finding, Severity
 from egressguard.core.surroundings import Surroundings
 from egressguard.core.versions import promises
 

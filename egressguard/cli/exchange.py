@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 
-from egressguard.config import DEFAULT_PATH, read_site
+from egressguard.cli.options import config_option
+from egressguard.config import read_site
 from egressguard.core.errors import EgressguardError
 from egressguard.exchange import Exchange, open_exchange, setup
 from egressguard.exchange.setup import File
-
-config_option = click.option("--config", type=click.Path(path_type=Path), default=DEFAULT_PATH,
-                             show_default=True, help="The configuration file.")
 
 
 @click.command("exchange-setup")

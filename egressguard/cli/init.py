@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from egressguard.cli.progress import waiting
 from egressguard.config import DEFAULT_PATH, read_site
 from egressguard.core import survey
 from egressguard.core.errors import ConfigError, EgressguardError
@@ -43,7 +44,8 @@ def init(config: Path, inside: tuple[str, ...], outside: tuple[str, ...], sender
 
     if config.exists() and not force:
         raise EgressguardError(f"{config}: exists; --force writes over it")
-    seen = read_survey(probe=probe)
+    with waiting("looking at this machine …"):
+        seen = read_survey(probe=probe)
     chosen = _chosen(survey.places(seen, frozenset(inside), frozenset(outside)), yes)
     found = survey.candidates(seen, chosen)
     senders, doubtful = _senders(found, yes)

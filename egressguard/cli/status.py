@@ -216,10 +216,9 @@ def _leases(seen: Observation) -> list[str]:
 
 
 def _senders(seen: Observation) -> list[tuple[str, ...]]:
-    if seen.table is None:
-        return []
     names = ("allow4", "allow6", "allow_mac4", "allow_mac6")
-    return sorted(element for name in names for element in seen.table.sets[name])
+    return sorted(element for table in seen.tables() for name in names
+                  for element in table.sets.get(name, ()))
 
 
 def _senders_by_name(seen: Observation) -> dict[tuple[str, str], list[str]]:

@@ -35,6 +35,8 @@ class Totals:
     fanout_overflow: int = 0
     mac_overflow: int = 0
     destinations: int = 0
+    redirected: int = 0
+    sinkholed: int = 0
     stray: int = 0
     unread: int = 0
 
@@ -118,11 +120,14 @@ class Baseline:
 class Attempts(NamedTuple):
     """One host's attempts between two samples: to destinations that are new to it, to known ones, and to
     ones that had no room in the kernel's sets, so that nobody knows.
+
+    `verified` handshakes of the host were completed with a sinkhole, which no neighbour can do in its name.
     """
 
     count: int  # type: ignore[assignment]
     new_destinations: tuple[Destination, ...] = ()
     unknown: int = 0
+    verified: int = 0
 
 
 def between(baseline: Baseline, sample: Sample) -> dict[Host, Attempts]:
@@ -168,7 +173,7 @@ def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host
 def added(one: Attempts, other: Attempts) -> Attempts:
     """Both together."""
     return Attempts(one.count + other.count, one.new_destinations + other.new_destinations,
-                    one.unknown + other.unknown)
+                    one.unknown + other.unknown, one.verified + other.verified)
 
 
 def increase(seen: int | None, count: int) -> int:

@@ -4,39 +4,20 @@ Every finding says what was found, why it matters, and what would be right.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import IntEnum
 
 from egressguard.core.canary import Fate
+from egressguard.core.finding import Finding, Severity, note, off, weak
+from egressguard.core.path_diagnosis import bridge_table, last_line
 from egressguard.core.surroundings import PASSING, TUNNELS, Link, Surroundings
 
 LOCAL_KINDS = ("bridge", "dummy", "vrf")  # an address on one of these is no way out
 FULL = 0.8
 
 
-class Severity(IntEnum):
-    """The exit codes of `egressguard doctor`."""
-
-    NOTE = 0
-    WEAKENS = 2
-    OFF_PATH = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing found; `name` is its heading in docs/doctor.md."""
-
-    severity: Severity
-    name: str
-    found: str
-    why: str
-    right: str
-
-
 def diagnose(seen: Surroundings) -> list[Finding]:
     """All findings, worst first."""
-    checks = (_table, _canary, _forwarding, _inside_routes, _rules, _flowtables, _bridges, _inside_links,
-              _programs, _sysctls, _conntrack, _legacy, _ways_out, _containers)
+    checks = (_table, bridge_table, last_line, _canary, _forwarding, _inside_routes, _rules, _flowtables,
+              _bridges, _inside_links, _programs, _sysctls, _conntrack, _legacy, _ways_out, _containers)
     found = [finding for check in checks for finding in check(seen)]
     return sorted(found, key=lambda finding: -finding.severity)
 
@@ -46,25 +27,13 @@ def verdict(found: list[Finding]) -> Severity:
     return max((finding.severity for finding in found), default=Severity.NOTE)
 
 
-def _off(name: str, found: str, why: str, right: str) -> Finding:
-    return Finding(Severity.OFF_PATH, name, found, why, right)
-
-
-def _weak(name: str, found: str, why: str, right: str) -> Finding:
-    return Finding(Severity.WEAKENS, name, found, why, right)
-
-
-def _note(name: str, found: str, why: str, right: str) -> Finding:
-    return Finding(Severity.NOTE, name, found, why, right)
-
-
 def _table(seen: Surroundings) -> Iterator[Finding]:
     if seen.own_hooks is None:
-        yield _off("table", "the table is not in the kernel", "nothing is refused", "start egressguard")
+        yield off("table", "the table is not in the kernel", "nothing is refused", "start egressguard")
     elif seen.dormant:
-        yield _off("table", "the table is dormant", "its chains are off the path", "start egressguard")
+        yield off("table", "the table is dormant", "its chains are off the path", "start egressguard")
     elif not seen.own_hooks.get("egress_forward", "").startswith("forward "):
-        yield _off("table", "chain egress_forward does not hang in the forward hook",
+        yield off("table", "chain egress_forward does not hang in the forward hook",
                    "forwarded packets do not meet it", "start egressguard, which puts it right")
 
 
@@ -72,16 +41,16 @@ def _canary(seen: Surroundings) -> Iterator[Finding]:
     if seen.canary is None:
         return
     for flight in seen.canary.having(Fate.LEAKED):
-        yield _off("canary", flight.text, "what the canary can, every host can", "look at the findings below")
+        yield off("canary", flight.text, "what the canary can, every host can", "look at the findings below")
     for flight in seen.canary.having(Fate.UNCOUNTED):
-        yield _weak("canary", flight.text, "attempts are not counted, so nobody is judged",
+        yield weak("canary", flight.text, "attempts are not counted, so nobody is judged",
                     "find what stops port 25 before chain egress_forward, and remove it")
     for flight in seen.canary.having(Fate.UNABLE):
-        yield _weak("canary", flight.text, "so nothing proves that the rules stand on the path",
+        yield weak("canary", flight.text, "so nothing proves that the rules stand on the path",
                     "put right what the text says")
     for flight in seen.canary.having(Fate.GROUNDED):
         if flight.family in _forwarded(seen):
-            yield _weak("canary", f"not enforcing: {flight.text}", "a SYN would have got out",
+            yield weak("canary", f"not enforcing: {flight.text}", "a SYN would have got out",
                         "run doctor again when the rules enforce")
 
 
@@ -92,13 +61,13 @@ def _forwarded(seen: Surroundings) -> set[int]:
 
 def _forwarding(seen: Surroundings) -> Iterator[Finding]:
     families = _forwarded(seen)
-    if not families and not seen.settings.own.guard:
-        yield _off("forwarding", "this machine forwards neither IPv4 nor IPv6",
+    if not families and not seen.settings.own.guard and not seen.settings.bridge:
+        yield off("forwarding", "this machine forwards neither IPv4 nor IPv6",
                    "hosts reach the outside by another router, if at all; these rules see nothing of it",
                    "run egressguard where packets are forwarded, or guard this machine's own with own.guard")
         return
-    for family in {4, 6} - families:
-        yield _note("forwarding", f"IPv{family} is not forwarded", "so its rules have nothing to judge here",
+    for family in ({4, 6} - families) if families else ():
+        yield note("forwarding", f"IPv{family} is not forwarded", "so its rules have nothing to judge here",
                     f"make sure that no other router forwards IPv{family} for these hosts")
 
 
@@ -106,7 +75,7 @@ def _inside_routes(seen: Surroundings) -> Iterator[Finding]:
     for link in seen.inside():
         if link.default_route:
             versions = ", ".join(f"IPv{v}" for v in sorted(link.default_route))
-            yield _off("default route inside", f"the default route ({versions}) leaves by {link.name}, which "
+            yield off("default route inside", f"the default route ({versions}) leaves by {link.name}, which "
                        "is configured as inside", "what leaves by an inside interface is not looked at",
                        f"take {link.name} out of [[inside]], or correct the route")
 
@@ -116,41 +85,43 @@ def _rules(seen: Surroundings) -> Iterator[Finding]:
         what = f"{rule.verb} in {rule.place} ({rule.hook} {rule.priority}): {rule.text}"[:300]
         moved = rule.port is not None and rule.port != 25
         if rule.verb == "dnat" and (moved or rule.exact):
-            make = _off if moved else _weak
+            make = off if moved else weak
             yield make("redirect", what, "after it the packet goes to another port or host than the rules "
                        "judge", "limit it to packets from outside (iifname), or to this machine's addresses")
         elif rule.verb in ("redirect", "tproxy"):
-            yield _weak("redirect", what, "a program here takes the connection, and connects to the outside "
+            yield weak("redirect", what, "a program here takes the connection, and connects to the outside "
                         "itself", "remove it, or judge this machine's own connections with own.guard")
         elif rule.verb == "fwd":
-            yield _weak("forwarded below", what, "packets go from interface to interface below the forward "
+            yield weak("forwarded below", what, "packets go from interface to interface below the forward "
                         "hook", "remove it from inside interfaces")
         elif rule.verb == "mangle":
-            yield _weak("port rewritten", what, "a packet may pass under one port and leave under another",
+            yield weak("port rewritten", what, "a packet may pass under one port and leave under another",
                         "remove it, or limit it to packets from outside (iifname)")
         elif rule.verb == "notrack":
-            yield _weak("notrack", what, "without a connection nothing can be cut when a permission ends",
+            yield weak("notrack", what, "without a connection nothing can be cut when a permission ends",
                         "except TCP port 25 from it")
         elif rule.verb in ("drop", "reject") and rule.exact and rule.early:
-            yield _weak("dropped early", what, "attempts end there and are not counted, so nobody is judged",
+            yield weak("dropped early", what, "attempts end there and are not counted, so nobody is judged",
                         "leave port 25 to egressguard: remove it, or place it after priority -10")
 
 
 def _flowtables(seen: Surroundings) -> Iterator[Finding]:
     for place, devices in seen.foreign.flowtables:
         on = f" on {', '.join(devices)}" if devices else ""
-        yield _weak("flowtable", f"{place}{on}", "offloaded connections pass beside the forward hook: a "
+        yield weak("flowtable", f"{place}{on}", "offloaded connections pass beside the forward hook: a "
                     "quarantine or the end of an exception does not reach them",
                     "except TCP port 25 from the rule with `flow add`, or remove the flowtable")
 
 
 def _bridges(seen: Surroundings) -> Iterator[Finding]:
     inside = {link.name for link in seen.inside()}
-    for bridge in (link for link in seen.links if link.kind == "bridge"):
+    judged = {bridge.name for bridge in seen.settings.bridge}
+    bridges = [link for link in seen.links if link.kind == "bridge" and link.name not in judged]
+    for bridge in bridges:
         ports = [link for link in seen.links if link.master == bridge.name]
         for port in ports:
             if port.name in inside:
-                yield _weak("bridge port inside", f"{port.name} is configured as inside, and is a port of "
+                yield weak("bridge port inside", f"{port.name} is configured as inside, and is a port of "
                             f"{bridge.name}", "rules see packets come in by the bridge, never by its port; "
                             "what depends on the interface (senders, exceptions) does not match",
                             f"name {bridge.name} in [[inside]] instead")
@@ -163,21 +134,22 @@ def _bridged(seen: Surroundings, bridge: Link, ports: list[Link]) -> Iterator[Fi
     uplinks = [port.name for port in ports if port.kind not in ("veth", "tun", "macvtap")]
     for version, tables in ((4, "iptables"), (6, "ip6tables")):
         if len(ports) > 1 and uplinks and not seen.number(f"bridge/bridge-nf-call-{tables}"):
-            yield _weak("bridged", f"{bridge.name} bridges {', '.join(p.name for p in ports)}, and "
+            yield weak("bridged", f"{bridge.name} bridges {', '.join(p.name for p in ports)}, and "
                         f"bridge-nf-call-{tables} is not 1", f"IPv{version} between its ports, of which "
                         f"{', '.join(uplinks)} may lead outside, does not meet the forward hook",
-                        f"set net.bridge.bridge-nf-call-{tables}=1 (module br_netfilter), or route instead")
+                        f"name it in [[bridge]], or set net.bridge.bridge-nf-call-{tables}=1 (module "
+                        "br_netfilter)")
 
 
 def _inside_links(seen: Surroundings) -> Iterator[Finding]:
     for link in seen.inside():
         if link.kind in TUNNELS:
-            yield _weak("tunnel inside", f"inside interface {link.name} is a tunnel ({link.kind})",
+            yield weak("tunnel inside", f"inside interface {link.name} is a tunnel ({link.kind})",
                         "what leaves by it is not looked at, wherever its other end is",
                         "keep it in [[inside]] only if nothing but hosts of yours lives at its other end")
     for link in seen.links:
         if link.kind in PASSING:
-            yield _weak("beside the stack", f"{link.name} is a {link.kind} interface",
+            yield weak("beside the stack", f"{link.name} is a {link.kind} interface",
                         "its packets can pass between it and its parent without being forwarded here",
                         "route what hangs on it through a plain interface, or filter it there")
 
@@ -185,10 +157,10 @@ def _inside_links(seen: Surroundings) -> Iterator[Finding]:
 def _programs(seen: Surroundings) -> Iterator[Finding]:
     for link in seen.inside():
         if link.xdp:
-            yield _weak("xdp", f"an XDP program is attached to {link.name}",
+            yield weak("xdp", f"an XDP program is attached to {link.name}",
                         "it can send packets out before any rule sees them", "make sure that it only drops")
         if link.filtered:
-            yield _weak("tc", f"{link.name} has a clsact or ingress queueing discipline",
+            yield weak("tc", f"{link.name} has a clsact or ingress queueing discipline",
                         "its filters can redirect packets before any rule sees them",
                         f"read `tc filter show dev {link.name} ingress`; remove what redirects")
 
@@ -199,16 +171,16 @@ def _sysctls(seen: Surroundings) -> Iterator[Finding]:
             return (seen.number(f"ipv{family}/conf/all/{key}"), seen.number(f"ipv{family}/conf/{name}/{key}"))
 
         if max(both(4, "rp_filter")) == 0:
-            yield _note("rp_filter", f"rp_filter is off on {name}", "the rules check the sources of blocked "
+            yield note("rp_filter", f"rp_filter is off on {name}", "the rules check the sources of blocked "
                         "packets themselves; other traffic with forged sources passes",
                         f"set net.ipv4.conf.{name}.rp_filter=1, unless routes are asymmetric")
         for family in (4, 6):
             if min(both(family, "accept_source_route")) > 0:
-                yield _weak("source routing", f"IPv{family} source routes are accepted on {name}",
+                yield weak("source routing", f"IPv{family} source routes are accepted on {name}",
                             "a sender of such packets chooses their way, and with it the interface",
                             f"set net.ipv{family}.conf.all.accept_source_route=0")
         if min(both(6, "seg6_enabled")) > 0:
-            yield _weak("source routing", f"segment routing (SRv6) is accepted on {name}",
+            yield weak("source routing", f"segment routing (SRv6) is accepted on {name}",
                         "its header hides where a packet goes in the end",
                         "set net.ipv6.conf.all.seg6_enabled=0")
 
@@ -216,11 +188,11 @@ def _sysctls(seen: Surroundings) -> Iterator[Finding]:
 def _conntrack(seen: Surroundings) -> Iterator[Finding]:
     limit = seen.number("netfilter/nf_conntrack_max")
     if not limit:
-        yield _weak("conntrack", "connection tracking is not loaded",
+        yield weak("conntrack", "connection tracking is not loaded",
                     "fragments are not put together, so they are refused, those of permitted senders as well",
                     "load the module nf_conntrack")
     elif seen.number("netfilter/nf_conntrack_count") > FULL * limit:
-        yield _weak("conntrack", "the connection table is full to "
+        yield weak("conntrack", "the connection table is full to "
                     f"{seen.sysctl['netfilter/nf_conntrack_count']} of {limit}",
                     "when it is full, the kernel drops new connections, permitted ones too",
                     "raise net.netfilter.nf_conntrack_max")
@@ -228,7 +200,7 @@ def _conntrack(seen: Surroundings) -> Iterator[Finding]:
 
 def _legacy(seen: Surroundings) -> Iterator[Finding]:
     if seen.legacy:
-        yield _note("iptables-legacy", f"iptables-legacy has tables: {', '.join(seen.legacy)}",
+        yield note("iptables-legacy", f"iptables-legacy has tables: {', '.join(seen.legacy)}",
                     "doctor cannot read their rules",
                     "read `iptables-legacy-save` for port 25, REDIRECT, DNAT")
 
@@ -236,13 +208,13 @@ def _legacy(seen: Surroundings) -> Iterator[Finding]:
 def _ways_out(seen: Surroundings) -> Iterator[Finding]:
     for link in seen.outside():
         if link.kind in TUNNELS and link.up:
-            yield _note("tunnel", f"{link.name} is a tunnel ({link.kind})", "one more way out: it is not "
+            yield note("tunnel", f"{link.name} is a tunnel ({link.kind})", "one more way out: it is not "
                         "inside, so port 25 is refused there as well",
                         "nothing; hosts must not be able to make their own")
     uplinks = [link for link in seen.outside() if link.up and not link.master and link.kind not in TUNNELS
                and (link.default_route or (link.addresses and link.kind not in LOCAL_KINDS))]
     for link in uplinks if len(uplinks) > 1 else []:
-        yield _note("uplink", f"{link.name} is an uplink, or an interface that nobody has named",
+        yield note("uplink", f"{link.name} is an uplink, or an interface that nobody has named",
                     "it is not inside, so port 25 is refused there as well",
                     f"nothing; if hosts of yours live behind {link.name}, name it in [[inside]]")
 
@@ -252,7 +224,7 @@ def _containers(seen: Surroundings) -> Iterator[Finding]:
         return
     for link in seen.outside():
         if link.kind == "bridge" and link.addresses:
-            yield _note("containers", f"{link.name} ({', '.join(link.addresses)}) looks like a network of "
+            yield note("containers", f"{link.name} ({', '.join(link.addresses)}) looks like a network of "
                         "containers or virtual machines behind masquerade", "they are forwarded, so they are "
                         "blocked and counted, each under its own address",
                         "nothing; give those that may send mail a [[sender]]")

@@ -34,5 +34,9 @@ class ExchangeError(EgressguardError):
     """Verdicts or reports could not be left or fetched; enforcement does not depend on them."""
 
 
+class ExchangeLateError(ExchangeError):
+    """No answer in time; the connection still stands, and what was said may yet arrive. Ask again soon."""
+
+
 class DatabaseError(EgressguardError):
     """History could not be read or written; enforcement does not depend on it."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from egressguard.core.ruleset import FAMILY, TABLE
+from egressguard.core.ruleset import TABLE
 
 OUR_PRIORITY = -10
 PORT = 25
@@ -51,7 +51,7 @@ def foreign(listing: Iterable[Mapping[str, Any]], inside: frozenset[str], own: f
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for entry in listing:
         for kind, value in entry.items():
-            if isinstance(value, Mapping) and (value.get("family"), value.get("table")) != (FAMILY, TABLE):
+            if isinstance(value, Mapping) and value.get("table") != TABLE:
                 kinds.setdefault(kind, []).append(value)
     reached = _reached(kinds.get("chain", []), kinds.get("rule", []))
     rules = [rule for value in kinds.get("rule", []) for base in reached.get(_chain(value), ())

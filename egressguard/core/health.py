@@ -112,7 +112,8 @@ def enforces(table: Table | None) -> bool:
 
 def enforces_everywhere(seen: Observation) -> bool:
     """The same for what is routed and for what is bridged."""
-    return enforces(seen.table) and all(map(enforces, seen.beside.values()))
+    return enforces(seen.table) and all(
+        enforces(table) for family, table in seen.beside.items() if family != LAST_LINE.family)
 
 
 def leaks(seen: Observation) -> bool:

@@ -1,10 +1,12 @@
 """The ways out beside forwarding, as configured: bridges of virtual machines, and the last line."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from egressguard.core.errors import Mistake
+from egressguard.core.hosts import Address
 
 Network = IPv4Network | IPv6Network
 INTERFACE_NAME_LENGTH = 15  # IFNAMSIZ - 1 (linux/if.h)
@@ -32,6 +34,23 @@ class LastLine:
     """The interfaces on whose way out every SMTP packet is dropped that no other rule has let pass."""
 
     interfaces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """The relay to which connections are led that would be refused: an address of a sender in each family."""
+
+    relays: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sinkhole:
+    """A listener of egressguard's own for a few of each host's connections, at `port` of this router: whoever
+    completes a handshake there has forged nothing.
+    """
+
+    enabled: bool = False
+    port: int = 10025
 
 
 def named(pattern: str, port: str) -> bool:
@@ -62,6 +81,35 @@ def last_line_mistakes(last_line: LastLine, inside: frozenset[str], mark: int) -
     if mark.bit_count() != 1 or not 0 < mark < 1 << 32:
         yield Mistake("permitted_mark", f"{mark:#x} is not one bit of a packet mark: choose a power of two "
                                         "that no other rule of this machine uses, such as 0x02000000")
+
+
+def redirect_mistakes(redirect: Redirect, senders: frozenset[Address], wanted_by: Iterable[str]
+                      ) -> Iterator[Mistake]:
+    """What is wrong with the relay; `wanted_by` are the keys that ask for it."""
+    for key in wanted_by:
+        if not redirect.relays:
+            yield Mistake(key, "is \"redirect\", and redirect.relays names no relay to lead to")
+    if len({relay.version for relay in redirect.relays}) < len(redirect.relays):
+        yield Mistake("redirect.relays", "names two addresses of one family: choose one")
+    for relay in redirect.relays:
+        if relay not in senders:
+            yield Mistake("redirect.relays", f"{relay} is no [[sender]]'s address: what the relay sends "
+                                             "itself would be led back to it")
+
+
+def sinkhole_mistakes(sinkhole: Sinkhole) -> Iterator[Mistake]:
+    """What is wrong with the listener."""
+    if not 1024 <= sinkhole.port < 65536:
+        yield Mistake("sinkhole.port", f"{sinkhole.port} is out of range: 1024 to 65535, and used by nothing")
+
+
+def cgroup_mistakes(names: tuple[str, ...]) -> Iterator[Mistake]:
+    """Whatever is no path of a control group must not reach nft."""
+    for name in names:
+        plain = re.fullmatch(r"[A-Za-z0-9@._:-]+(/[A-Za-z0-9@._:-]+){0,4}", name)
+        if not plain or {".", ".."} & set(name.split("/")):
+            yield Mistake("own.cgroups", f"{name!r} is no control group: write its path, of at most five "
+                                         "names, as /proc/PID/cgroup ends: system.slice/postfix.service")
 
 
 def interface_mistakes(key: str, names: tuple[str, ...]) -> Iterator[Mistake]:

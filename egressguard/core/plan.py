@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from egressguard.core.ruleset import TABLE, Element, Leases, Sets
 from egressguard.core.tables import ROUTER, Table
 
-QUOTED = ("ifname",)
+QUOTED = ("ifname", "cgroup")
 
 # A lease whose time differs by less is left alone: reading, deciding and applying take time as well.
 LEASE_TOLERANCE_S = 10.0
@@ -56,8 +56,8 @@ def lease_diff(have: Leases, want: Leases) -> Changes:
 
 # Sets whose surplus elements let more through, and sets whose missing elements do.
 LOOSENING = frozenset({"inside_if", "bridged_if", "other_port", "allow4", "allow6", "allow_mac4",
-                       "allow_mac6", "own_uid", "own_to4", "own_to6", "group_observe4", "group_observe6",
-                       "observed_family"})
+                       "allow_mac6", "own_uid", "own_cgroup", "own_to4", "own_to6", "group_observe4",
+                       "group_observe6", "observed_family"})
 TIGHTENING = frozenset({"smtp_ports", "blocked_ports", "group_enforce4", "group_enforce6", "guarded_output"})
 
 

@@ -4,15 +4,17 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address
 
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH, Address
-from egressguard.core.ruleset import ALL_FAMILIES, TUNNEL_PROTOCOLS, Element, Sets
+from egressguard.core.ruleset import ALL_FAMILIES, REDIRECT, TUNNEL_PROTOCOLS, Element, Sets
 from egressguard.core.settings import SMTP_PORT, Group, Mode, Sender, Settings
 from egressguard.core.shards import spread
 
 NO_FAMILY: frozenset[Element] = frozenset()
 
 
-def desired(settings: Settings, uids: Iterable[int] = ()) -> Sets:
-    """The elements of every configured set of rules/egressguard.nft; `uids` are those of `own.users`."""
+def desired(settings: Settings, uids: Iterable[int] = (), cgroups: Iterable[str] = ()) -> Sets:
+    """The elements of every configured set of rules/egressguard.nft; `uids` and `cgroups` are those of
+    `own.users` and `own.cgroups`.
+    """
     return {
         "inside_if": frozenset((name,) for inside in settings.inside for name in inside.interfaces),
         "bridged_if": frozenset((bridge.name,) for bridge in settings.bridge),
@@ -21,7 +23,8 @@ def desired(settings: Settings, uids: Iterable[int] = ()) -> Sets:
         "answer_drop": ALL_FAMILIES if settings.answer == "drop" else NO_FAMILY,
         "answer_prohibit": ALL_FAMILIES if settings.answer == "prohibit" else NO_FAMILY,
         **port_sets(settings), **_sharded(settings), **group_sets(settings),
-        **sender_sets(settings, lambda _, address: settings.interfaces_of(address)), **_own(settings, uids),
+        **sender_sets(settings, lambda _, address: settings.interfaces_of(address)),
+        **_own(settings, uids, cgroups), **redirect_sets(settings),
     }
 
 
@@ -83,11 +86,35 @@ def _group_ports(group: Group, site: Mode) -> list[tuple[int, Mode]]:
     return ports + ([(SMTP_PORT, mode)] if group.mode else [])
 
 
-def _own(settings: Settings, uids: Iterable[int]) -> Sets:
+def redirect_sets(settings: Settings) -> Sets:
+    """Who is led to the relay, or to the listener; empty where nobody is."""
+    sets: dict[str, set[Element]] = {name: set() for name in REDIRECT}
+    if settings.redirects():
+        for network in (n for inside in settings.inside for n in inside.networks):
+            sets[f"inside_net{network.version}"] |= {(str(p), str(network)) for p in settings.ports}
+    for relay in settings.redirect.relays:
+        sets["relay_if"] |= {(name,) for name in settings.interfaces_of(relay)}
+        for led in _led(settings, relay.version):
+            sets[f"redirect{relay.version}"] |= {(str(port), led) for port in settings.ports}
+    if settings.sinkhole.enabled:
+        sets["sinkhole_family"] |= ALL_FAMILIES
+    return {name: frozenset(elements) for name, elements in sets.items()}
+
+
+def _led(settings: Settings, version: int) -> list[str]:
+    """The networks whose connections go to the relay."""
+    if settings.answer == "redirect":
+        return ["0.0.0.0/0" if version == 4 else "::/0"]
+    return [str(network) for group in settings.group if group.answer
+            for network in group.networks if network.version == version]
+
+
+def _own(settings: Settings, uids: Iterable[int], cgroups: Iterable[str]) -> Sets:
     own = settings.own
     return {
         "guarded_output": ALL_FAMILIES if own.guard else NO_FAMILY,
         "own_uid": frozenset((str(uid),) for uid in uids) if own.guard else NO_FAMILY,
+        "own_cgroup": frozenset((name,) for name in cgroups) if own.guard else NO_FAMILY,
         "own_to4": frozenset((str(a),) for a in own.relays if a.version == 4),
         "own_to6": frozenset((str(a),) for a in own.relays if a.version == 6),
     }

@@ -14,7 +14,7 @@ TABLE = "egressguard"
 VERSION_CHAIN = "ruleset_v2"  # an empty chain; a later version's rules are refused, an earlier one's replaced
 
 FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
-                    "ether_type", "inet_service", "inet_proto", "uid"]
+                    "ether_type", "inet_service", "inet_proto", "uid", "cgroup"]
 Fields = tuple[FieldType, ...]
 Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
@@ -54,6 +54,17 @@ CONFIGURED: dict[str, Fields] = {
     "observed_family": ("nf_proto",),
 }
 
+# Those of rules/redirect.nft, which is loaded into the same table where it is configured.
+REDIRECT: dict[str, Fields] = {
+    "inside_net4": ("inet_service", "ipv4_net"),
+    "inside_net6": ("inet_service", "ipv6_net"),
+    "relay_if": ("ifname",),
+    "redirect4": ("inet_service", "ipv4_net"),
+    "redirect6": ("inet_service", "ipv6_net"),
+    "sinkhole_family": ("nf_proto",),
+}
+CONFIGURED |= REDIRECT | {"own_cgroup": ("cgroup",)}  # of rules/own_cgroup.nft, likewise
+
 LEASED: dict[str, Fields] = {
     "exception4": ("ifname", "ipv4_addr"),
     "exception6": ("ifname", "ipv6_addr"),
@@ -90,6 +101,8 @@ SENDER_MACS: dict[str, Fields] = {
 
 SMTP = "25"
 SMTP_PORTS = frozenset({(SMTP,)})
-# IP in IP, IPv6 in IP, GRE, AH, SCTP, mobility, HIP, shim6: what can hide TCP.
-TUNNEL_PROTOCOLS = frozenset({(n,) for n in ("4", "41", "47", "51", "132", "135", "139", "140")})
+# IP in IP, IPv6 in IP, GRE, AH, older ways of IP in IP, EtherIP, IPComp, L2TP, SCTP, mobility, MPLS in IP,
+# HIP, shim6, Ethernet (RFC 8986): what can hide TCP. ESP and UDP can too, but are too common to say anything.
+TUNNEL_PROTOCOLS = frozenset({(n,) for n in (
+    "4", "41", "47", "51", "94", "97", "98", "108", "115", "132", "135", "137", "139", "140", "143")})
 ALL_FAMILIES = frozenset({("ipv4",), ("ipv6",)})

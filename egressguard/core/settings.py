@@ -18,13 +18,18 @@ from egressguard.core.path_settings import (
     Bridge,
     LastLine,
     Network,
+    Redirect,
+    Sinkhole,
     bridge_mistakes,
+    cgroup_mistakes,
     interface_mistakes,
     last_line_mistakes,
+    redirect_mistakes,
+    sinkhole_mistakes,
 )
 
 Mode = Literal["observe", "enforce"]
-Answer = Literal["reset", "drop", "prohibit"]
+Answer = Literal["reset", "drop", "prohibit", "redirect"]
 SMTP_PORT = 25
 
 
@@ -58,23 +63,27 @@ class Sender(Machine):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Hosts that differ from the site: in mode, or in ports beside 25 that are shut or counted for them."""
+    """Hosts that differ from the site: in mode, in ports beside 25 that are shut or counted for them, or in
+    that their connections are led to the relay.
+    """
 
     name: str
     networks: tuple[Network, ...]
     mode: Mode | None = None
     also_block: tuple[int, ...] = ()
     also_count: tuple[int, ...] = ()
+    answer: Literal["redirect"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """The router's own connections: judged too when `guard` is on, except those of `users`, and those
-    towards `relays`.
+    """The router's own connections: judged too when `guard` is on, except those of `users` and of `cgroups`
+    (paths below the root of cgroup v2), and those towards `relays`.
     """
 
     guard: bool = False
     users: tuple[str, ...] = ()
+    cgroups: tuple[str, ...] = ()
     relays: tuple[Address, ...] = ()
 
 
@@ -120,6 +129,8 @@ class Settings:
     own: Own = field(default_factory=Own)
     bridge: tuple[Bridge, ...] = ()
     last_line: LastLine = field(default_factory=LastLine)
+    redirect: Redirect = field(default_factory=Redirect)
+    sinkhole: Sinkhole = field(default_factory=Sinkhole)
     permitted_mark: int = PERMITTED_MARK
     ports: tuple[int, ...] = (SMTP_PORT,)
     answer: Answer = "reset"
@@ -149,6 +160,10 @@ class Settings:
     def inside_interfaces(self) -> frozenset[str]:
         """The names of all inside interfaces."""
         return frozenset(name for inside in self.inside for name in inside.interfaces)
+
+    def redirects(self) -> bool:
+        """Whether connections are led elsewhere, to the relay or to the listener."""
+        return self.sinkhole.enabled or self.answer == "redirect" or any(g.answer for g in self.group)
 
     def canary_keys(self) -> frozenset[Host]:
         """What the rules count the canary under; it is nobody's attempt."""
@@ -182,6 +197,12 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
         yield Mistake("inside", "is missing: name the interfaces and networks that hosts live behind, or a "
                                 "[[bridge]]")
     yield from bridge_mistakes(settings.bridge)
+    yield from redirect_mistakes(
+        settings.redirect, frozenset(a for sender in settings.sender for a in sender.addresses),
+        [*(["answer"] if settings.answer == "redirect" else []),
+         *(f"group.{i}.answer" for i, group in enumerate(settings.group) if group.answer)])
+    yield from sinkhole_mistakes(settings.sinkhole)
+    yield from cgroup_mistakes(settings.own.cgroups)
     yield from last_line_mistakes(settings.last_line, settings.inside_interfaces(), settings.permitted_mark)
     for i, inside in enumerate(settings.inside):
         yield from interface_mistakes(f"inside.{i}.interfaces", inside.interfaces)
@@ -206,6 +227,7 @@ def _zone_mistakes(settings: Settings) -> Iterator[Mistake]:
     machines = [(key, a) for key, machine in settings.machines() for a in machine.addresses]
     for key, address in [*((f"{key}.networks", n.network_address) for key, n in placed),
                          *((f"{key}.addresses", a) for key, a in machines),
+                         *(("redirect.relays", a) for a in settings.redirect.relays),
                          *(("own.relays", a) for a in settings.own.relays),
                          *(("canary.addresses", a) for a in settings.canary.addresses)]:
         if getattr(address, "scope_id", None) is not None:

@@ -31,6 +31,7 @@ class Link:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """One reading. `own_hooks` maps our base chains to their hook, None when the table is not loaded;
+    `beside` the same by family for our other tables that are loaded; the last line stands on `last_line_on`;
     `sysctl` holds the keys under /proc/sys/net that exist; `legacy` are the tables of iptables-legacy.
     """
 
@@ -44,6 +45,8 @@ class Surroundings:
     kernel: tuple[int, ...] = (0, 0)
     nft: tuple[int, ...] = (0, 0)
     canary: Run | None = None
+    beside: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    last_line_on: frozenset[str] = frozenset()
 
     def inside(self) -> list[Link]:
         """The inside interfaces that exist."""

@@ -12,11 +12,14 @@ from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """A configuration on this machine: the numbers of `own.users`, and the ports of every bridge."""
+    """A configuration on this machine: the numbers of `own.users`, those of `own.cgroups` that exist, and
+    the ports of every bridge.
+    """
 
     settings: Settings
     uids: tuple[int, ...] = ()
     ports: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    cgroups: tuple[str, ...] = ()
 
 
 def tables(settings: Settings) -> tuple[Table, ...]:
@@ -36,7 +39,7 @@ def elements(table: Table, here: Here) -> Sets:
         return bridge_policy.desired(here.settings, here.ports)
     if table is LAST_LINE:
         return {"blocked_ports": policy.port_sets(here.settings)["blocked_ports"]}
-    return policy.desired(here.settings, here.uids)
+    return policy.desired(here.settings, here.uids, here.cgroups)
 
 
 def leases(table: Table, standing: Iterable[Order], here: Here) -> Leases:

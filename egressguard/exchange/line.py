@@ -13,11 +13,17 @@ from typing import Any
 
 from redis.connection import Connection
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as ServerTimeoutError
 
 from egressguard.core.exchange_url import ServerPlace
 from egressguard.exchange.key_file import secret_path
 
 CALL_S = 0.2
+SILENT_S = 3.0  # a connection that has brought nothing for so long is given up
+
+
+class LateError(ServerTimeoutError):
+    """No answer in time; the connection still stands, and the answer is owed."""
 
 
 class TimedSocket:
@@ -70,6 +76,7 @@ class Line(Connection):
     def __init__(self, host: str, port: int, place: ServerPlace, password: str) -> None:
         self._place = place
         self._timed: TimedSocket | None = None
+        self._owed, self._heard_s = 0, 0.0
         super().__init__(host=host, port=port, username=place.user or None, password=password or None,
                          socket_timeout=CALL_S, socket_connect_timeout=CALL_S, decode_responses=True,
                          encoding_errors="replace", protocol=2, driver_info=None)
@@ -85,28 +92,49 @@ class Line(Connection):
         return replies
 
     def replies(self, *commands: tuple[str, ...]) -> list[Any]:
-        """The same, with refusals among the replies. What it raises has closed the connection."""
+        """The same, with refusals among the replies. What it raises has closed the connection, but for
+        LateError: then the answer is owed, and a later call waits for it first.
+
+        A lost packet comes again after 200 ms at the earliest (RFC 6298), which is as long as a call may
+        take. To connect anew for each would lose more packets, and the call with them.
+        """
         try:
             if self._timed is None:
                 self.connect_check_health(check_health=False, retry_socket_connect=False)
             assert self._timed is not None
             self._timed.begin()
+            self._settle_debts()
+            self._heard_s = time.monotonic()
             self.send_packed_command(self.pack_commands(commands), check_health=False)
+            self._owed = len(commands)
             return [self._reply() for _ in commands]
+        except LateError:
+            raise
         except Exception:
             self.close()
             raise
 
+    def _settle_debts(self) -> None:
+        while self._owed:
+            self._reply()
+
     def _reply(self) -> Any:
         try:
-            return self.read_response(disconnect_on_error=False)
+            reply: Any = self.read_response(disconnect_on_error=False)
         except ResponseError as error:
-            return error
+            reply = error
+        except ServerTimeoutError as error:
+            if time.monotonic() - self._heard_s < SILENT_S:
+                raise LateError(f"no answer within {CALL_S} s") from error
+            raise
+        self._owed -= 1
+        self._heard_s = time.monotonic()
+        return reply
 
     def close(self) -> None:
         """Ends the connection; it may be ended already."""
         self.disconnect()
-        self._timed = None
+        self._timed, self._owed = None, 0
 
     def _connect(self) -> TimedSocket:
         until_s = time.monotonic() + CALL_S
@@ -118,7 +146,7 @@ class Line(Connection):
         except BaseException:
             sock.close()
             raise
-        self._timed = TimedSocket(sock)
+        self._timed, self._heard_s = TimedSocket(sock), time.monotonic()
         self._timed.until_s = until_s
         return self._timed
 

@@ -17,10 +17,10 @@ from typing import Any
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from egressguard.core.documents import KINDS, MAX_LENGTH
-from egressguard.core.errors import ExchangeError
+from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.exchange_url import ServerPlace
 from egressguard.exchange.key_file import read_secret
-from egressguard.exchange.line import Line
+from egressguard.exchange.line import LateError, Line
 
 PREFIX = "egressguard"
 PACKED, PACKED_FROM = "z ", 1024
@@ -101,6 +101,9 @@ class ValkeyStore:
         with self._lock:
             try:
                 yield
+            except LateError as error:
+                self._polled = {}  # whatever was to be read is news still
+                raise ExchangeLateError(f"{self._label}: {error}") from error
             except (RedisError, OSError) as error:
                 raise ExchangeError(f"{self._label}: {error}") from error
 

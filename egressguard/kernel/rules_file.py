@@ -1,29 +1,37 @@
 """A file of rules/ as it is loaded: complete, of this version, with what the configuration says in its text.
 
-Two things cannot be elements of a set: the bit of the packet mark, and the interfaces of the last line.
+Few things cannot be elements of a set: the bit of the packet mark, the interfaces of the last line, the relay
+that connections are led to, and the listener's port.
 """
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from egressguard.core.errors import KernelError
 from egressguard.core.path_settings import PERMITTED_MARK
-from egressguard.core.tables import ROUTER, Table
+from egressguard.core.settings import Settings
+from egressguard.core.tables import LAST_LINE, ROUTER, Table
 
-DEFINED = re.compile(r"^redefine permitted = .*\n", re.MULTILINE)
+DEFINED = re.compile(r"^redefine \w+ = .*\n", re.MULTILINE)
 DEVICES = re.compile(r"(?<=hook egress devices = )\{[^}]*\}")
+NAMED = re.compile(r"\$(\w+)")
 EVERYWHERE = "lo"  # exists in every network namespace
+REDIRECT, OWN_CGROUP = "redirect.nft", "own_cgroup.nft"
 
 
 @dataclass(frozen=True, slots=True)
 class RulesFile:
-    """The file of one table, the configured bit, and the interfaces whose way out it stands on."""
+    """The file of one table, what its defined names stand for, the interfaces whose way out it stands on, and
+    the files of what is configured beside it.
+    """
 
     path: Path
     table: Table = ROUTER
-    permitted: int = PERMITTED_MARK
+    defined: Mapping[str, str] = field(default_factory=lambda: {"permitted": f"{PERMITTED_MARK:#010x}"})
     interfaces: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return str(self.path)
@@ -39,13 +47,21 @@ class RulesFile:
 
     def as_written(self) -> bool:
         """Whether the file says all by itself."""
-        return self.permitted == PERMITTED_MARK and not self.interfaces
+        return self.text() == RulesFile(self.path, self.table).text()
 
     def text(self) -> str:
         """What is loaded. Raises KernelError if it cannot be read, is cut short, or is another version's."""
-        text = DEFINED.sub("", self._read()).replace("$permitted", f"{self.permitted:#010x}")
+        text = self._read() + "".join(replace(self, path=self.path.with_name(n))._read() for n in self.more)
         named = ", ".join(f'"{name}"' for name in self.interfaces)
-        return DEVICES.sub(f"{{ {named} }}", text)
+        text = DEVICES.sub(f"{{ {named} }}", text) if named else text
+        return "".join(map(self._line, DEFINED.sub("", text).splitlines(keepends=True)))
+
+    def _line(self, line: str) -> str:
+        """The line with its names' values; nothing when it is about a relay that there is none of."""
+        names = NAMED.findall(line)
+        if any(name not in self.defined for name in names):
+            return ""
+        return NAMED.sub(lambda found: self.defined[found[1]], line)
 
     def _read(self) -> str:
         try:
@@ -53,7 +69,23 @@ class RulesFile:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise KernelError(f"rules {self}: cannot be read: {reason}") from error
-        if f"chain {self.table.version_chain} " not in text:
-            raise KernelError(f"rules {self}: do not end with chain {self.table.version_chain}: the file is "
-                              "cut short, or belongs to another version of egressguard")
+        version = self.table.version_chain
+        if self.path.name == self.table.file and f"chain {version} " not in text:
+            raise KernelError(f"rules {self}: do not end with chain {version}: the file is cut short, or "
+                              "belongs to another version of egressguard")
         return text
+
+
+def rules_of(settings: Settings, main: Path, table: Table, existing: frozenset[str] = frozenset()
+             ) -> RulesFile:
+    """The table's file beside the `main` one, for `settings` and those of its interfaces that exist."""
+    defined = {"permitted": f"{settings.permitted_mark:#010x}", "sinkhole": str(settings.sinkhole.port),
+               **{f"relay{relay.version}": str(relay) for relay in settings.redirect.relays}}
+    named = settings.last_line.interfaces if table is LAST_LINE else ()
+    return RulesFile(main.with_name(table.file), table, defined, tuple(n for n in named if n in existing),
+                     _more(settings) if table is ROUTER else ())
+
+
+def _more(settings: Settings) -> tuple[str, ...]:
+    own = settings.own.guard and bool(settings.own.cgroups)
+    return (*((REDIRECT,) if settings.redirects() else ()), *((OWN_CGROUP,) if own else ()))

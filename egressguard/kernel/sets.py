@@ -14,6 +14,7 @@ from typing import Any
 from egressguard.core.errors import KernelError
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH, Host
 from egressguard.core.ruleset import TABLE, Element, Fields, FieldType
+from egressguard.kernel import cgroups
 from egressguard.kernel.netlink import (
     GETOBJ,
     GETSETELEM,
@@ -76,6 +77,10 @@ def _uid(raw: bytes, _: bytes) -> str:
     return str(int.from_bytes(raw, sys.byteorder))
 
 
+def _cgroup(raw: bytes, _: bytes) -> str:
+    return cgroups.name_of(int.from_bytes(raw, sys.byteorder))
+
+
 Convert = Callable[[bytes, bytes], str]
 FIELDS: dict[FieldType, tuple[int, Convert]] = {
     "ifname": (16, _ifname),
@@ -89,6 +94,7 @@ FIELDS: dict[FieldType, tuple[int, Convert]] = {
     "inet_service": (2, _service),
     "inet_proto": (1, _service),
     "uid": (4, _uid),
+    "cgroup": (8, _cgroup),
 }
 
 

@@ -2,11 +2,14 @@
 
 import os
 import re
+from contextlib import closing
 
 from egressguard.core.foreign_rules import foreign
 from egressguard.core.settings import Settings
 from egressguard.core.surroundings import Surroundings
-from egressguard.kernel import Netfilter
+from egressguard.core.tables import Table
+from egressguard.core.wanted import tables
+from egressguard.kernel import Netfilter, Ruleset
 from egressguard.kernel.canary import fly
 from egressguard.kernel.foreign import read_legacy, read_listing, version
 from egressguard.kernel.links import read_addresses, read_links
@@ -15,17 +18,22 @@ from egressguard.kernel.sysctl import read_sysctl
 
 def read_surroundings(settings: Settings) -> Surroundings:
     """One reading, the fate of one canary included. Raises KernelError when something cannot be asked."""
-    kernel = Netfilter()
-    try:
+    with closing(Netfilter()) as kernel:
         ruleset = kernel.ruleset()
-    finally:
-        kernel.close()
+        beside = {table.family: found for table in tables(settings)[1:] if (found := _beside(kernel, table))}
     listing, inside = read_listing(), settings.inside_interfaces()
     return Surroundings(
         settings=settings, own_hooks=ruleset.hooks if ruleset is not None else None,
         dormant=ruleset is not None and ruleset.dormant, links=read_links(),
         foreign=foreign(listing, inside, read_addresses()), sysctl=read_sysctl(inside), legacy=read_legacy(),
-        kernel=_release(os.uname().release), nft=version(listing), canary=fly(settings))
+        kernel=_release(os.uname().release), nft=version(listing), canary=fly(settings),
+        beside={family: found.hooks for family, found in beside.items()},
+        last_line_on=frozenset(name for found in beside.values() for name in found.devices))
+
+
+def _beside(kernel: Netfilter, table: Table) -> Ruleset | None:
+    with closing(kernel.beside(table)) as other:
+        return other.ruleset()
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from egressguard.core.documents import Bulletin, Report
-from egressguard.core.errors import ExchangeError
+from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.exchange import Exchange
 from egressguard_milter.journal import line, logger
 
@@ -53,6 +53,8 @@ class Link:
             if self._exchange is None:
                 self._exchange = self._open_exchange()
             result = use(self._exchange)
+        except ExchangeLateError:
+            return None  # the next poll asks again; a connection that stays silent is given up
         except ExchangeError as error:
             self._retry_at_s = now_s + RETRY_S
             self._say_available(False, str(error))

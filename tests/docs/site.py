@@ -58,7 +58,8 @@ class ExampleSite(Closing):
             return
         done = self.host(name).shell(command.text)
         deadline = time.monotonic() + SETTLES_S
-        while LOOKS.match(command.text) and done.returncode != command.exit_code and time.monotonic() < deadline:
+        while (LOOKS.match(command.text) and done.returncode != command.exit_code
+               and "Usage:" not in done.stderr and time.monotonic() < deadline):
             done = self.host(name).shell(command.text)
         assert done.returncode == command.exit_code, (
             f"{command.document}: on {name}: {command.text}\nexit code {done.returncode}, "

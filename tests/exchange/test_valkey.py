@@ -4,18 +4,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from egressguard.core.documents import MAX_LENGTH
-from egressguard.core.errors import ExchangeError
+from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.exchange_url import ServerPlace
 from egressguard.core.verdict import State
 from egressguard.exchange import Exchange, open_exchange
-from egressguard.exchange.line import CALL_S
+from egressguard.exchange.line import CALL_S, SILENT_S
 from egressguard.exchange.valkey import ValkeyStore, packed, unpacked
 from lab.dripping import Dripping
+from lab.interference import Interference
 from lab.valkey import Server, certificates, free_port
 from tests.exchanges import bulletin, key_file, report
 
@@ -195,3 +197,35 @@ def test_a_long_document_takes_a_fraction_of_its_length() -> None:
     text = ",".join(f'"2001:db8:0:{n:x}::/64":["normal",40,{n},0]' for n in range(1000))
     assert len(packed(text)) < len(text) / 4
     assert unpacked(packed(text)) == text
+
+
+def test_a_late_answer_is_waited_for_and_never_taken_for_another_ones(
+        server: Server, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a lost packet: the connection goes on, and what was to be read is news still."""
+    monkeypatch.setattr("egressguard.exchange.line.CALL_S", CALL_S)
+    with Interference(server.port) as proxy:
+        router, relay = open_exchange(server.url, key), open_exchange(f"valkey://127.0.0.1:{proxy.port}", key)
+        relay.changed()
+        for sequence in range(1, 4):
+            router.publish(bulletin("r1", sequence))
+            proxy.delay_s = 0.5
+            with pytest.raises(ExchangeLateError):
+                relay.changed()
+            proxy.delay_s = 0.0
+            deadline_s = time.monotonic() + 10
+            while time.monotonic() < deadline_s:
+                try:
+                    if relay.changed() and relay.bulletins() == [bulletin("r1", sequence)]:
+                        break
+                except ExchangeLateError:
+                    continue
+            assert relay.bulletins() == [bulletin("r1", sequence)]
+        proxy.swallows = True
+        began_s = time.monotonic()
+        with pytest.raises(ExchangeError, match="Timeout"):
+            while time.monotonic() - began_s < 2 * SILENT_S + 5:
+                with suppress(ExchangeLateError):
+                    relay.changed()
+        assert time.monotonic() - began_s < SILENT_S + 5, "a connection that brings nothing is given up"
+        router.close()
+        relay.close()

@@ -40,7 +40,7 @@ ODD = {
 }
 TUNNELED = {
     "IP in IP (4)", "IPv6 in IP (41)", "GRE (47)", "SCTP to port 25 (132)", "AH", "AH behind destination options",
-    "mobility header (135)", "HIP (139)", "shim6 (140)",
+    "mobility header (135)", "HIP (139)", "shim6 (140)", "EtherIP (97)", "IPComp (108)", "L2TP (115)", "MPLS in IP (137)",
 }
 NOT_TCP = {"UDP to port 25 (17)", "ESP (50)", "DCCP to port 25 (33)", "TCP behind no next header"}
 KERNEL = {

@@ -18,9 +18,9 @@ def unix_policy(site: Site, path: Path) -> str:
 
 
 def test_a_bad_policy_starts_nothing_and_names_every_mistake(site: Site) -> None:
-    milter = site.start('socket = "inet:8892"\nrelays = "x"\n')
+    milter = site.start('socket = "inet:8892"\nrelayx = "x"\n')
     assert milter.process.wait(30) == 2
-    assert "relays: unknown key; did you mean 'relay'?" in milter.log
+    assert "relayx: unknown key; did you mean 'relay'?" in milter.log
     assert "Traceback" not in milter.log
     milter = site.start('socket = "inet:8892"\nrelay = ""\n')
     assert milter.process.wait(30) == 2

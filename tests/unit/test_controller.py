@@ -1,5 +1,6 @@
 """The round on a fake kernel: what it repairs, what it counts, what it survives."""
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -15,7 +16,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.policy import desired
 from egressguard.core.settings import Inside, Machine, Settings
 from egressguard.core.verdict import State, Tier
-from egressguard.database import Database
+from egressguard.database import Database, open_database
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
 from egressguard.kernel import Ruleset
@@ -340,3 +341,36 @@ def test_a_document_that_is_left_out_is_named_as_long_as_it_is_there(router: Rou
     assert "the report of 'relay'" in router.round()["exchange"]
     del router.place["report", "relay"]
     assert router.round() == {}
+
+
+@pytest.mark.parametrize("harm", ["damaged", "later"])
+def test_a_history_that_cannot_be_used_heals_by_itself_once_it_can(router: Router, harm: str) -> None:
+    path = router.folder / "healing.db"
+    if harm == "damaged":
+        path.write_bytes(b"\0garbage" * 1000)
+    else:
+        with sqlite3.connect(path) as later:
+            later.execute("PRAGMA user_version = 99")
+        later.close()
+    database, fault = open_database(path, "boot")
+    site = Site(replace(SETTINGS, database=str(path)), RULES)
+    controller = Controller(Enforcement(site, router.kernel, database, "boot"), router.kernel, database,
+                            router.connect, fault)
+    controller.start(1000.0)
+    for n in range(12):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+    assert "in memory" in controller.round(1001.0).faults["database"]
+    assert "in memory" in controller.round(1062.0).faults["database"], "it is as it was: said as long as it is true"
+    path.unlink()
+    controller.round(1123.0)
+    assert controller.round(1124.0).faults == {}
+    kept = Database(path, "boot", read_only=True)
+    assert kept.verdicts(1124.0)[WEB].attempts == 12
+    assert [e.after for e in kept.history(WEB)] == ["suspect", "compromised"]
+    kept.close()
+    router.kernel.packet(WEB, "203.0.113.99")
+    controller.round(1125.0)
+    again = Database(path, "boot", read_only=True)
+    assert again.verdicts(1125.0)[WEB].attempts == 13
+    again.close()
+    database.close()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from egressguard.core.canary import Fate, Flight, Run
-from egressguard.core.diagnosis import Severity, diagnose, verdict
+from egressguard.core.diagnosis import diagnose, verdict
+from egressguard.core.finding import Severity
 from egressguard.core.foreign_rules import Foreign, Rule, foreign
 from egressguard.core.settings import Inside, Own, Settings
 from egressguard.core.surroundings import PASSING, TUNNELS, Link, Surroundings
