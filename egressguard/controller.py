@@ -42,6 +42,7 @@ KEEP_MARKS_EVERY_S = 5.0
 TRIED_EVERY_S = 1.0  # between two bulletins that only tell other routers of further attempts
 RETRY_S = 1.0  # between two tries to reach the exchange
 SHOWN = 5
+MAX_PROVED = 4096  # hosts whose proofs wait for their next attempts
 FIXED = ("router", "exchange", "exchange_key", "database", "runtime_directory")
 UNSAVED_STEPS = 10_000  # history kept in memory while the database refuses
 
@@ -72,6 +73,7 @@ class Controller:
         self._totals: Totals | None = None
         self._beside = Beside(database)
         self._listener = Listener()
+        self._proved = Counter[Host]()
         self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
         self._unsaved: dict[Host, Verdict] = {}
@@ -190,7 +192,7 @@ class Controller:
         with self._noting(faults, "kernel"):
             beside = self._beside.attempts(self._enforcement, now_s)
         with self._noting(faults, "sinkhole"):
-            beside.append(self._verified())
+            beside.append(self._verified([found, *beside]))
         own = attempts.joined([found, *beside], self._machine_of)
         if own:
             self._tried = shared.tried(self._tried, own)
@@ -214,11 +216,16 @@ class Controller:
             self._keep(now_s)
         return steps
 
-    def _verified(self) -> dict[Host, Attempts]:
-        """The handshakes that hosts have completed with the sinkhole; as attempts the rules counted them."""
-        proofs = self._listener.proofs(self._settings.sinkhole)
-        found = Counter(host_of(ip_address(proof.source)) for proof in proofs)
-        return {host: Attempts(0, verified=count) for host, count in found.items()}
+    def _verified(self, tables: Sequence[Mapping[Host, Attempts]]) -> dict[Host, Attempts]:
+        """The handshakes that hosts have completed with the sinkhole; as attempts the rules counted them.
+
+        A handshake may end a round later than its SYN was counted, so it waits for the host's next attempts.
+        """
+        for proof in self._listener.proofs(self._settings.sinkhole):
+            if len(self._proved) < MAX_PROVED:
+                self._proved[host_of(ip_address(proof.source))] += 1
+        due = [host for host in self._proved if any(host in table for table in tables)]
+        return {host: Attempts(0, verified=self._proved.pop(host)) for host in due}
 
     def _save(self) -> None:
         """Records what is not recorded yet, of as many rounds as it may be. Counters and what came of them

@@ -20,6 +20,7 @@ from lab.sink import Sink
 from lab.sniffer import Sniffer
 from lab.syns import SynSource, Wire
 from tests.netns.test_firewall import both_families, outcome
+from tests.promises import promise
 
 SOMEBODY = {4: SOMEBODY4, 6: SOMEBODY6}
 OTHERS = {4: [f"203.0.113.{n}" for n in range(140, 152)], 6: [f"2001:db8:ffff::{n}" for n in range(140, 152)]}
@@ -75,6 +76,7 @@ def test_a_sender_passes_and_another_machine_is_blocked_and_counted_exactly(
         assert source.wait() == 1000
         assert wire.stop() == []
     assert attempts(site) == 1000
+    promise(3, f"attempts counted of 1,000 across a bridge, IPv{family}, bridge-nf-call-iptables {calls}", attempts(site), 1000, "1,000 SYNs")
     code, status = site.status()
     assert (code, status["mode"], status["beside"]["bridge"]["rules_intact"]) == (1 if status["hosts"][WEB2.ipv4]["verdict"] == "compromised" else 0,
                                                                                  "enforce", True)
@@ -191,6 +193,7 @@ def test_without_the_daemon_status_says_that_frames_pass_unjudged(site: BridgedD
     code, status = site.status()
     assert (code, status["mode"]) == (3, "unknown")
     assert "table bridge egressguard is not in the kernel" in str(status["findings"])
+    assert "table bridge egressguard is not in the kernel" in site.egressguard("doctor").stdout.replace("\n", " ")
     assert "bridge.nft" in say(site, "plan")
     say(site, "apply")
     assert site.status()[0] == 2

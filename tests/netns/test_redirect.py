@@ -19,6 +19,7 @@ from lab.sink import Sink
 from lab.sniffer import Sniffer
 from lab.syns import SynSource, Wire
 from tests.netns.test_firewall import WEB1_NETWORK, attempts, both_families, outcome, say
+from tests.promises import promise
 
 SOMEBODY = {4: SOMEBODY4, 6: SOMEBODY6}
 TO_RELAY = f'[redirect]\nrelays = ["{RELAY.ipv4}", "{RELAY.ipv6}"]'
@@ -172,6 +173,7 @@ def test_twenty_of_twenty_real_connections_are_verified_and_each_is_one_attempt(
         assert outside.stop() == []
     assert codes == [421] * 20
     wait_until(lambda: len(proofs(site)) == 20, "twenty proofs")
+    promise(12, f"handshakes of a real bot that were verified, IPv{family}", len(proofs(site)), 20, "20 connections")
     assert all(f"source={WEB2.addresses[family == 6]} destination={SOMEBODY[family]}" in line for line in proofs(site))
     assert attempts(site, WEB2) == 20
     assert site.world.web2.call(outcome, SOMEBODY[family]) == errno.ECONNREFUSED, "twenty an hour, then as usual"
@@ -189,6 +191,7 @@ def test_forged_connections_are_never_verified_and_cannot_fill_the_listener(site
         assert forged.wait() == 5000
         assert outside.stop() == []
     assert proofs(site) == []
+    promise(12, f"handshakes verified of SYNs forged by a neighbour, IPv{family}", len(proofs(site)), 0, "5,000 SYNs")
     assert attempts(site, WEB2) == 5000
     assert site.status()[1]["totals"]["sinkholed"] <= 20
     assert site.world.web1.call(refused_politely, SOMEBODY[family]) == 421

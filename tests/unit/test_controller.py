@@ -10,6 +10,8 @@ import pytest
 
 from egressguard.config import Site
 from egressguard.controller import Controller
+from egressguard.core import detection
+from egressguard.core.attempts import Attempts
 from egressguard.core.documents import Client, Origin, Report
 from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, KernelError
 from egressguard.core.hosts import Host
@@ -20,6 +22,7 @@ from egressguard.database import Database, open_database
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
 from egressguard.kernel import Ruleset
+from egressguard.kernel.sinkhole import Listener, Proof
 from tests.fakes import FakeKernel, fake_exchange
 
 WEB, WEB6 = Host("198.51.100.12"), Host("2001:db8:0:12::/64")
@@ -374,3 +377,30 @@ def test_a_history_that_cannot_be_used_heals_by_itself_once_it_can(router: Route
     assert again.verdicts(1125.0)[WEB].attempts == 13
     again.close()
     database.close()
+
+
+def test_a_handshake_that_ends_late_is_joined_with_the_hosts_next_attempts(
+        router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules count the SYN; the sinkhole sees the handshake afterwards, perhaps in the next round."""
+    came: list[Proof] = []
+    seen: list[Attempts] = []
+    judge = detection.judge
+
+    def listened(_: Listener, __: object) -> list[Proof]:
+        found, came[:] = came.copy(), []
+        return found
+
+    def judged(previous, evidence, *rest, **more):  # type: ignore[no-untyped-def]
+        seen.extend(evidence.values())
+        return judge(previous, evidence, *rest, **more)
+
+    monkeypatch.setattr(Listener, "proofs", listened)
+    monkeypatch.setattr(detection, "judge", judged)
+    router.kernel.packet(WEB, "203.0.113.1")
+    router.round()
+    came.append(Proof("198.51.100.12", "203.0.113.1"))
+    router.round()
+    router.kernel.packet(WEB, "203.0.113.2")
+    router.round()
+    router.round()
+    assert [(found.count, found.verified) for found in seen] == [(1, 0), (1, 1)]
