@@ -193,7 +193,7 @@ def test_without_the_daemon_status_says_that_frames_pass_unjudged(site: BridgedD
     code, status = site.status()
     assert (code, status["mode"]) == (3, "unknown")
     assert "table bridge egressguard is not in the kernel" in str(status["findings"])
-    assert "table bridge egressguard is not in the kernel" in site.egressguard("doctor").stdout.replace("\n", " ")
+    assert "table bridge egressguard is not in the kernel" in " ".join(site.egressguard("doctor").stdout.split())
     assert "bridge.nft" in say(site, "plan")
     say(site, "apply")
     assert site.status()[0] == 2
