@@ -3,6 +3,7 @@ counted once under the destination that it was meant for; nobody who may, nobody
 
 import errno
 import json
+import signal
 import smtplib
 from collections.abc import Iterator
 
@@ -138,10 +139,11 @@ def test_a_relay_of_one_family_leads_that_family(site: Deployment, relayed: Sink
 
 def test_turning_it_off_leaves_nothing_behind(site: Deployment, relayed: Sink) -> None:
     redirected(site)
-    site.start_router()
+    router = site.start_router()
     site.amend('answer = "redirect"', 'answer = "reset"')
-    say(site, "apply")
-    assert "dnat" not in site.world.router.run(["nft", "list", "ruleset"]).stdout
+    router.send_signal(signal.SIGHUP)
+    wait_until(lambda: "dnat" not in site.world.router.run(["nft", "list", "ruleset"]).stdout, "the chains to be gone")
+    assert site.world.web2.call(outcome, SOMEBODY4) == errno.ECONNREFUSED
 
 
 # Handshakes that no neighbour can forge.
