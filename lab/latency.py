@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from egressguard.core.errors import ExchangeError
 from egressguard.exchange import open_exchange
 from egressguard.exchange.setup import new_key
 from lab.deployment import Deployment
@@ -97,9 +98,11 @@ class Reader:
     def _look(self) -> None:
         exchange = open_exchange(self._deployment.exchange_url, self._deployment.exchange_key)
         while not self._stopping.wait(LOOK_S):
-            if not exchange.changed():
+            try:
+                reports = exchange.reports() if exchange.changed() else []
+            except ExchangeError:  # a busy file, a late answer: the next look sees what this one did not
                 continue
-            reports, now_s = exchange.reports(), time.monotonic()
+            now_s = time.monotonic()
             for report in reports:
                 for host, client in report.clients.items():
                     if client.limit <= LIMIT // 10:
