@@ -1,12 +1,12 @@
 """Reads the router's configuration file, and what it names outside: the rules, and users."""
 
 import pwd
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from egressguard.core.errors import ConfigError, Mistake
 from egressguard.core.settings import Settings, mistakes
-from egressguard.toml_file import read
+from egressguard.toml_file import parse, read_text
 
 DEFAULT_PATH = Path("/etc/egressguard/egressguard.toml")
 RULES_FILE = "egressguard.nft"
@@ -14,17 +14,27 @@ RULES_FILE = "egressguard.nft"
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A configuration with what it names outside: the rules file, and the numbers of `own.users`."""
+    """A configuration (`text` as it was read) with what it names outside: the rules file, and the numbers of
+    `own.users`.
+    """
 
     settings: Settings
     rules: Path
     uids: tuple[int, ...] = ()
+    text: str = ""
 
 
 def read_site(path: Path) -> Site:
     """The site that is configured in `path`. Raises ConfigError with every mistake."""
-    settings = read(path, Settings, mistakes)
-    return Site(settings, _rules(settings), _uids(path, settings))
+    return site_of(read_text(path), path)
+
+
+def site_of(text: str, path: Path, rules: Path | None = None) -> Site:
+    """The site that `text`, once read from `path`, configures; with the rules in another folder, if given."""
+    settings = parse(text, path, Settings, mistakes)
+    if rules is not None:
+        settings = replace(settings, rules=str(rules))
+    return Site(settings, _rules(settings), _uids(path, settings), text)
 
 
 def _rules(settings: Settings) -> Path:

@@ -15,13 +15,19 @@ from ipaddress import ip_address
 from pathlib import Path
 from time import perf_counter
 
+from egressguard.alarm import News
 from egressguard.beside import Beside
 from egressguard.boot import boot_id, next_epoch
-from egressguard.config import Site
+from egressguard.config import DEFAULT_PATH, Site
+from egressguard.configurations import Configurations
 from egressguard.core import attempts, detection, shared
+from egressguard.core.alerts import Evidence
+from egressguard.core.alerts import Tried as Destination
 from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
+from egressguard.core.connections import ports_of
 from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
 from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, ExchangeLateError
+from egressguard.core.exposure import EVERYTHING, MOST_SHOWN, Deviation, Exposure, Program
 from egressguard.core.hosts import Host, host_of
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
@@ -29,10 +35,12 @@ from egressguard.core.verdict import State, Transition, Verdict, states_by_key, 
 from egressguard.database import Database, changed
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
+from egressguard.following import Following
 from egressguard.heartbeat import Pulse
 from egressguard.kernel import Kernel
 from egressguard.kernel.events import Culprit
 from egressguard.kernel.sinkhole import Listener
+from egressguard.metrics import Figures
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +51,7 @@ TRIED_EVERY_S = 1.0  # between two bulletins that only tell other routers of fur
 RETRY_S = 1.0  # between two tries to reach the exchange
 SHOWN = 5
 MAX_PROVED = 4096  # hosts whose proofs wait for their next attempts
-FIXED = ("router", "exchange", "exchange_key", "database", "runtime_directory")
+UNSAVED_EXPOSURES = SUSPECTS = 100
 UNSAVED_STEPS = 10_000  # history kept in memory while the database refuses
 
 
@@ -51,8 +59,10 @@ class Controller:
     """Holds what one round leaves for the next: the last counters, the verdicts, the documents received."""
 
     def __init__(self, enforcement: Enforcement, kernel: Kernel, database: Database,
-                 connect: Callable[[], Exchange], database_fault: str = "") -> None:
+                 connect: Callable[[], Exchange], database_fault: str = "",
+                 config: Path = DEFAULT_PATH) -> None:
         self._enforcement, self._kernel, self._database = enforcement, kernel, database
+        self._following = Following(Configurations(database, config), enforcement, database)
         self._connect = connect
         self._database_fault = database_fault
         self._exchange: Exchange | None = None
@@ -77,6 +87,10 @@ class Controller:
         self._baseline = self._saved = Baseline()
         self._verdicts: dict[Host, Verdict] = {}
         self._unsaved: dict[Host, Verdict] = {}
+        self._news: list[tuple[Transition, Evidence] | Exposure] = []
+        self._suspects: list[Culprit] = []
+        self._rounds, self._exposed = 0, (0, 0.0)
+        self._unsaved_exposures: list[Exposure] = []
         self._unsaved_steps: list[Transition] = []
         self._faults: dict[str, str] = {}
 
@@ -91,14 +105,21 @@ class Controller:
             self._machines = self._settings, self._settings.machine_of()
         return self._machines[1]
 
-    def start(self, now_s: float) -> None:
-        """Loads rules and sets in one transaction, and what history knows.
+    def start(self, now_s: float, seen_s: float | None = None) -> None:
+        """Loads rules and sets in one transaction, and what history knows. `seen_s` is the last round of an
+        earlier daemon of this boot: a table that is gone since then was an exposure.
 
         Raises KernelError, having changed nothing, when the kernel refuses or holds another version's table.
         """
         with self._noting({}, "sinkhole"):  # before anybody is led to it; the first round says what failed
             self._listener.proofs(self._settings.sinkhole)
-        self._enforcement.load(now_s, "start")
+        gone = seen_s is not None and not self._enforcement.loaded()
+        self._following.start(now_s)
+        if gone and seen_s is not None:
+            with self._noting({}, "database"):
+                self._expose(Deviation("the table was gone when the daemon started", EVERYTHING), (),
+                             (seen_s, now_s, now_s))
+        self._exposed = self._database.exposed()
         self._incarnation = self._enforcement.incarnation
         self._baseline = self._saved = self._database.baseline(self._incarnation)
         self._verdicts = self._database.verdicts(now_s)
@@ -113,15 +134,7 @@ class Controller:
 
         Raises EgressguardError, and stays with the one in force, when that is refused.
         """
-        for key in FIXED:
-            if getattr(site.settings, key) != getattr(self._settings, key):
-                raise EgressguardError(f"{key} cannot change while egressguard runs: restart it")
-        before, self._enforcement.site = self._enforcement.site, site
-        try:
-            self._enforcement.load(now_s, "reload")
-        except EgressguardError:
-            self._enforcement.site = before
-            raise
+        self._following.reload(site, now_s)
 
     def round(self, now_s: float, culprits: Callable[[], Sequence[Culprit]] = tuple) -> Pulse:
         """One round; never raises EgressguardError: what failed is in the pulse and is tried again.
@@ -131,15 +144,20 @@ class Controller:
         """
         began = perf_counter()
         faults = {"database": self._database_fault} if self._database_fault else {}
+        with self._noting(faults, "configuration"):
+            self._following.follow(now_s)
         with self._noting(faults, "rules"):
             self._enforce(now_s, culprits)
         if self._enforcement.last_good is not None and self._enforcement.last_good.fault:
             faults["last_good"] = self._enforcement.last_good.fault
         faults |= self._enforcement.faults
+        if self._enforcement.uncut:
+            faults["conntrack"] = self._enforcement.uncut
         sample = None
         with self._noting(faults, "kernel"):
             sample = self._sample(now_s)
         steps = self._judge(sample, now_s, faults)
+        self._news += self._with_evidence(steps, sample)
         for step in steps:
             log.warning("verdict host=%s before=%s after=%s score=%.1f attempts=%d why=%r",
                         step.host, step.before, step.after, step.score, step.attempts, step.why)
@@ -148,6 +166,46 @@ class Controller:
         self._log_changed_faults(faults)
         received = {name: lease.received_s for name, lease in self._reports.leases.items()}
         return Pulse(os.getpid(), now_s, perf_counter() - began, faults, received)
+
+    def news(self) -> News:
+        """What has happened since the last call that somebody may want to know."""
+        found, self._news = self._news, []
+        return found
+
+    def totals(self) -> Totals | None:
+        """The named counters as last read."""
+        return self._totals
+
+    def _with_evidence(self, steps: list[Transition], sample: Sample | None
+                       ) -> list[tuple[Transition, Evidence]]:
+        """Each step with what is known of its host; destinations are gone through once for all of them."""
+        if not steps:
+            return []
+        machine_of, names = self._settings.machine_of(), self._settings.names()
+        tried: dict[Host, list[Destination]] = {step.host: [] for step in steps}
+        counters = self._baseline.destinations
+        for pair, count in counters.values.items():
+            found = tried.get(machine_of.get(pair[0], pair[0]))
+            if found is not None:
+                found.append(Destination(pair[1], count, counters.seen_s(pair)))
+        ports, macs = tuple(sorted(ports_of(self._settings))), sample.macs if sample else {}
+        evidence = []
+        for step in steps:
+            keys = tuple(key for key, first in machine_of.items() if first == step.host) or (step.host,)
+            evidence.append((step, Evidence(
+                names.get(step.host, ""), keys, ports, tuple(tried[step.host]),
+                tuple(sorted(mac for key in keys for mac in macs.get(key, ()))),
+                self._settings.mode == "enforce")))
+        return evidence
+
+    def figures(self, pulse: Pulse, alerts_pending: int = 0) -> Figures:
+        """What the metrics tell until the next round; nothing is read for it."""
+        self._rounds += 1
+        orders = Counter[str](order.kind for order in self._enforcement.standing)
+        states = Counter(verdict.state for verdict in self._verdicts.values())
+        enforcing = self._settings.mode == "enforce" and "rules" not in pulse.faults and not orders["open"]
+        return Figures(self._settings.mode, enforcing, self._totals, states, orders, self._rounds,
+                       *self._exposed, alerts_pending, on_trial=self._enforcement.on_trial, pulse=pulse)
 
     def hosts_remembered(self) -> int:
         """How many hosts this process keeps a verdict on."""
@@ -164,16 +222,43 @@ class Controller:
     def _enforce(self, now_s: float, culprits: Callable[[], Sequence[Culprit]]) -> None:
         """Puts the kernel right if it is wrong, and records the exposure and who did it."""
         began = perf_counter()
-        wrong = self._enforcement.ensure(now_s)
+        try:
+            wrong = self._enforcement.ensure(now_s)
+        except EgressguardError:
+            self._suspects = [*self._suspects, *culprits()][-SUSPECTS:]  # for the round that repairs it
+            raise
+        suspects, self._suspects = self._suspects, []
         if self._enforcement.incarnation != self._incarnation:
             self._incarnation = self._enforcement.incarnation
             # A new table's counters began at zero.
             self._baseline, self._saved, self._totals = Baseline(), Baseline(), None
-        if wrong is not None:
-            who = ", ".join(map(str, self._kernel.others(culprits()))) or "unknown"
-            self._database.event(now_s, "exposure", f"{wrong}, by {who}; put right "
-                                 f"{(perf_counter() - began) * 1000:.1f} ms after it was noticed; until then "
-                                 "direct SMTP may have passed")
+        if wrong is None:
+            return
+        by = tuple(Program(c.program, c.pid) for c in self._kernel.others([*suspects, *culprits()]))
+        end_s = now_s + perf_counter() - began
+        if wrong.loose:
+            self._expose(wrong, by, (max(self._enforcement.right_until_s, 0.0), now_s, end_s))
+        else:
+            self._database.event(now_s, "repair", f"{wrong.text}, by {', '.join(map(str, by)) or 'unknown'}; "
+                                 "nothing passed that should not")
+
+    def _expose(self, wrong: Deviation, by: tuple[Program, ...],
+                times_s: tuple[float, float, float]) -> None:
+        """Records an exposure (began, noticed, ended) now, or as soon as the database takes it."""
+        cut, now_s = self._enforcement.last_cut, times_s[-1]
+        exposure = Exposure(wrong.text, wrong.loose, by, *times_s, tuple(map(str, cut[:MOST_SHOWN])),
+                            len(cut))
+        count, seconds = self._exposed
+        self._exposed = count + 1, seconds + exposure.end_s - exposure.start_s
+        log.error("exposure %s", exposure.describe())
+        self._news.append(exposure)
+        self._unsaved_exposures = [*self._unsaved_exposures, exposure][-UNSAVED_EXPOSURES:]
+        self._save_exposures(now_s)
+
+    def _save_exposures(self, now_s: float) -> None:
+        while self._unsaved_exposures:
+            self._database.expose(self._unsaved_exposures[0], now_s)
+            self._unsaved_exposures = self._unsaved_exposures[1:]
 
     def _sample(self, now_s: float) -> Sample | None:
         """All counters, or None when no named counter has moved: then no other has."""
@@ -210,6 +295,7 @@ class Controller:
         self._unsaved |= moved
         self._unsaved_steps = (self._unsaved_steps + steps)[-UNSAVED_STEPS:]
         with self._noting(faults, "database"):
+            self._save_exposures(now_s)
             if steps or now_s - self._saved_s >= SAVE_EVERY_S:
                 self._save()
                 self._saved_s = now_s
@@ -262,6 +348,7 @@ class Controller:
         if self._database_fault:
             with suppress(DatabaseError):
                 self._database.keep_in(Path(self._settings.database))
+                self._following.write_down_again()
                 self._database_fault = ""
 
     def _signal(self, now_s: float, faults: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from egressguard.alarm import Alarm
 from egressguard.boot import boot_id, now_s
 from egressguard.canary_watch import CanaryWatch
 from egressguard.config import Site, read_site
@@ -19,12 +20,16 @@ from egressguard.controller import Controller
 from egressguard.core.errors import EgressguardError
 from egressguard.core.wanted import kept
 from egressguard.database import open_database
+from egressguard.deliverer import Deliverer
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Heartbeat
+from egressguard.heartbeat import read as read_heartbeat
 from egressguard.kernel import Netfilter
 from egressguard.kernel.events import Culprit, RulesetEvents
 from egressguard.last_good import LastGood
+from egressguard.metrics import RouterMetrics
+from egressguard.metrics_endpoint import serve
 from egressguard.service_manager import notify
 
 log = logging.getLogger(__name__)
@@ -38,19 +43,25 @@ def run(config: Path) -> None:
     settings = site.settings
     kernel = Netfilter()
     wake = Wake()
+    _, last = read_heartbeat(Path(settings.runtime_directory))
     heartbeat = Heartbeat(Path(settings.runtime_directory))
     database, fault = open_database(Path(settings.database), boot_id())
     last_good = LastGood(Path(settings.database).parent, kept(settings))
     enforcement = Enforcement(site, kernel, database, boot_id(), last_good)
     controller = Controller(enforcement, kernel, database,
-                            lambda: open_exchange(settings.exchange, settings.exchange_key), fault)
-    controller.start(now_s())
+                            lambda: open_exchange(settings.exchange, settings.exchange_key), fault, config)
+    controller.start(now_s(), last.at_s if last is not None and last.at_s < now_s() else None)
+    alarm = Alarm(database)
+    deliverer = Deliverer(Path(settings.database), settings.router)
+    metrics = RouterMetrics()
+    serve(settings.metrics, metrics.collect)
     notify("READY=1")
     log.info("started router=%s mode=%s period_s=%s", settings.router, settings.mode, settings.period_s)
     canary = CanaryWatch(database)
-    _rounds(config, enforcement, controller, canary, heartbeat, wake)
+    _rounds(config, enforcement, controller, canary, heartbeat, wake, metrics, alarm, deliverer)
     notify("STOPPING=1")
     canary.close()
+    deliverer.close()
     log.info("stopped: the rules stay loaded and go on blocking")
     controller.close(now_s())
     database.close()
@@ -85,11 +96,17 @@ class Wake:
 
 
 def _rounds(config: Path, enforcement: Enforcement, controller: Controller, canary: CanaryWatch,
-            heartbeat: Heartbeat, wake: Wake) -> None:
+            heartbeat: Heartbeat, wake: Wake, metrics: RouterMetrics, alarm: Alarm,
+            deliverer: Deliverer) -> None:
     while True:
         due_s = now_s() + enforcement.site.settings.period_s
         pulse = controller.round(now_s(), wake.culprits)
-        heartbeat.beat(replace(pulse, canary=canary.step(enforcement.site.settings, now_s())))
+        pulse = replace(pulse, canary=canary.step(enforcement.site.settings, now_s()))
+        heartbeat.beat(pulse)
+        settings = enforcement.site.settings
+        alarm.look(settings, pulse, controller.totals(), controller.news())
+        deliverer.step(settings.notify, now_s())
+        metrics.figures = controller.figures(pulse, alarm.waiting(now_s()))
         notify("WATCHDOG=1")
         marked = wake.wait(due_s - now_s())
         if signal.SIGTERM in marked or signal.SIGINT in marked:

@@ -5,17 +5,20 @@ in one transaction per round, so a kill at any instant loses nothing: the next s
 with the last committed row. Monotonic times are stored with the boot that they belong to.
 """
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from egressguard.core.attempts import Baseline, Counters
 from egressguard.core.errors import DatabaseError
+from egressguard.core.exposure import Exposure
 from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
 from egressguard.core.ruleset import FAMILY
@@ -49,13 +52,21 @@ CREATE TABLE beside_counter (family TEXT, host TEXT, kind TEXT, count INTEGER, a
                              PRIMARY KEY (family, host, kind)) WITHOUT ROWID;
 CREATE TABLE beside_destination (family TEXT, host TEXT, address TEXT, count INTEGER, at_s REAL,
                                  PRIMARY KEY (family, host, address)) WITHOUT ROWID;
+""", """
+ALTER TABLE history ADD COLUMN detail TEXT;
+DROP TABLE exposure;
 """)
+# Numbers that a file gives anew; and what stays behind: what is in force is written down again.
+OWN_NUMBERS = frozenset({("history", "id"), ("outbox", "number")})
+NOT_KEPT = frozenset({"configuration"})
 SCHEMA = len(MIGRATIONS)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of history; `wall` is UTC for people, `at_s` monotonic seconds of boot `boot`."""
+    """One line of history; `wall` is UTC for people, `at_s` monotonic seconds of boot `boot`. An exposure has
+    its values beside its text: those of core.exposure.Exposure, and `start` and `end` in UTC.
+    """
 
     wall: str
     boot: str
@@ -67,6 +78,7 @@ class Entry:
     score: float | None
     attempts: int | None
     why: str
+    exposure: dict[str, Any] | None = None
 
 
 class Database:
@@ -107,7 +119,7 @@ class Database:
 
     def _migrate(self) -> None:
         """Brings the file up to date in one transaction; of two processes that try, one does it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             schema = db.execute("PRAGMA user_version").fetchone()[0]
             for step in MIGRATIONS[schema:]:
                 for statement in filter(str.strip, step.split(";")):
@@ -118,11 +130,11 @@ class Database:
         """From memory into the file at `path`, which could not be used before: whole, or not at all."""
         other = Database(path, self._boot)
         try:
-            with other._transaction() as db, self._translated():
+            with other.transaction() as db, self._translated():
                 tables = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-                for table, in tables:
+                for table in (name for name, in tables if name not in NOT_KEPT):
                     names = [row[1] for row in self._db.execute(f"PRAGMA table_info({table})")]
-                    names = [name for name in names if (table, name) != ("history", "id")]
+                    names = [name for name in names if (table, name) not in OWN_NUMBERS]
                     rows = self._db.execute(f"SELECT {', '.join(names)} FROM {table}").fetchall()
                     db.executemany(f"INSERT OR REPLACE INTO {table} ({', '.join(names)})"
                                    f" VALUES ({', '.join('?' * len(names))})", rows)
@@ -174,7 +186,7 @@ class Database:
 
         `beside` holds incarnation and counters of the other tables, by family.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             if self.meta("incarnation") != incarnation:
                 db.execute("DELETE FROM counter")
                 db.execute("DELETE FROM destination")
@@ -217,7 +229,7 @@ class Database:
         A host's counter may stand still for months and must stay, or it would be counted again.
         """
         gone = [(host,) for host in hosts]
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany("DELETE FROM verdict WHERE host = ?", gone)
             db.executemany("DELETE FROM counter WHERE host = ?", gone)
             db.executemany("DELETE FROM beside_counter WHERE host = ?", gone)
@@ -231,7 +243,7 @@ class Database:
 
     def give_order(self, order: Order, now_s: float) -> None:
         """Adds a standing order, and says so in history."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO standing_order (kind, host, destination, owner, reason, remaining_s, at_s, boot)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -256,7 +268,7 @@ class Database:
 
     def keep_orders(self, now_s: float) -> None:
         """Writes down what each order has left, so that a reboot can go on from there; drops ended ones."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             standing = self.orders(now_s)
             db.execute("DELETE FROM standing_order")
             db.executemany("INSERT INTO standing_order VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
@@ -265,21 +277,47 @@ class Database:
 
     def end_orders(self, numbers: Iterable[int], host: Host | None, why: str, now_s: float) -> None:
         """Ends orders before their time, and says so in history."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.executemany("DELETE FROM standing_order WHERE number = ?", [(n,) for n in numbers])
             self._note(db, now_s, "release", host, why)
 
-    def _note(self, db: sqlite3.Connection, now_s: float, kind: str, host: Host | None, why: str) -> None:
-        db.execute("INSERT INTO history (boot, at_s, kind, host, why) VALUES (?, ?, ?, ?, ?)",
-                   (self._boot, now_s, kind, host, why))
+    def _note(self, db: sqlite3.Connection, now_s: float, kind: str, host: Host | None, why: str
+              ) -> int | None:
+        return db.execute("INSERT INTO history (boot, at_s, kind, host, why) VALUES (?, ?, ?, ?, ?)",
+                          (self._boot, now_s, kind, host, why)).lastrowid
 
     def history(self, host: Host | None = None, limit: int = 1000) -> list[Entry]:
         """The newest `limit` lines, oldest first; only one host's when `host` is given."""
         with self._translated():
             rows = self._db.execute(
-                "SELECT wall, boot, at_s, kind, host, before, after, score, attempts, why FROM history"
+                "SELECT wall, boot, at_s, kind, host, before, after, score, attempts, why, detail"
+                " FROM history"
                 " WHERE ?1 IS NULL OR host = ?1 ORDER BY id DESC LIMIT ?2", (host, limit)).fetchall()
-        return [Entry(*row) for row in reversed(rows)]
+        return [_entry(row) for row in reversed(rows)]
+
+    def expose(self, exposure: Exposure, now_s: float) -> None:
+        """Records an exposure, as a line of history and as values."""
+        def wall(at_s: float) -> str:
+            return (datetime.now(UTC) - timedelta(seconds=now_s - at_s)).isoformat(timespec="milliseconds")
+
+        detail = {**asdict(exposure), "start": wall(exposure.start_s), "end": wall(exposure.end_s)}
+        with self.transaction() as db:
+            number = self._note(db, exposure.noticed_s, "exposure", None, exposure.describe())
+            db.execute("UPDATE history SET detail = ? WHERE id = ?", (json.dumps(detail), number))
+
+    def exposures(self, limit: int) -> list[Entry]:
+        """The newest `limit` exposures, oldest first."""
+        rows = self.rows("SELECT wall, boot, at_s, kind, host, before, after, score, attempts, why, detail"
+                         " FROM history WHERE kind = 'exposure' AND detail IS NOT NULL"
+                         " ORDER BY id DESC LIMIT ?", limit)
+        return [_entry(row) for row in reversed(rows)]
+
+    def exposed(self) -> tuple[int, float]:
+        """How many exposures there were, and for how many seconds in all."""
+        count, seconds = self.rows("SELECT count(*), coalesce(sum(json_extract(detail, '$.end_s') -"
+                                   " json_extract(detail, '$.start_s')), 0) FROM history"
+                                   " WHERE kind = 'exposure' AND detail IS NOT NULL")[0]
+        return int(count), float(seconds)
 
     def meta(self, key: str) -> str | None:
         """A remembered single value, or None."""
@@ -292,8 +330,14 @@ class Database:
         with self._translated():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """What a query answers."""
+        with self._translated():
+            return self._db.execute(query, values).fetchall()
+
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that writes: as a whole or, when an exception leaves it, not at all."""
         with self._translated():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -309,6 +353,10 @@ class Database:
             yield
         except (sqlite3.Error, OSError) as error:
             raise DatabaseError(f"database {self._path}: {error}") from error
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return replace(Entry(*row[:-1]), exposure=json.loads(row[-1]) if row[-1] else None)
 
 
 def open_database(path: Path, boot: str) -> tuple[Database, str]:

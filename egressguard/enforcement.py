@@ -5,10 +5,14 @@ Every comparison is level-triggered: it looks at what is there, not at what was 
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 
 from egressguard.config import Site
-from egressguard.core import plan, wanted
+from egressguard.core import connections, plan, trial, wanted
+from egressguard.core.connections import Connection
 from egressguard.core.errors import DatabaseError, KernelError
+from egressguard.core.exposure import EVERYTHING, Deviation, joined, loose
 from egressguard.core.orders import Order
 from egressguard.core.plan import Changes
 from egressguard.core.ruleset import LEASED, TABLE, Leases, Sets
@@ -21,6 +25,7 @@ from egressguard.last_good import LastGood
 
 log = logging.getLogger(__name__)
 
+LOOKS_AGAIN = 2
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
 NO_ELEMENTS: Sets = {name: frozenset() for name in ROUTER.configured}
 LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
@@ -33,6 +38,8 @@ class Enforcement:
 
     `incarnation` names the life of the table that was loaded last; `last_good` is what a boot begins with;
     `faults` says by family why a table beside this one does not stand as it should: the others still do.
+    `right_until_s` is when all was right last, before the last comparison; `last_cut` are the connections
+    that it ended, `uncut` says why some could not be, empty when all were. `standing` are the orders.
     """
 
     def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str,
@@ -42,11 +49,16 @@ class Enforcement:
         self.incarnation = ""
         self.last_good = last_good
         self.kernel, self._database, self._boot = kernel, database, boot
+        self.right_until_s = self._good_s = float("-inf")
+        self.uncut = ""
+        self.last_cut: list[Connection] = []
         self.faults: dict[str, str] = {}
         self._beside: dict[str, Enforcement] = {}
         self._expected: Ruleset | None = None
         self._generation = -1
-        self._orders: list[int] = []
+        self.standing: list[Order] = []
+        self._former: Site | None = None
+        self._ends_s = 0.0
         self._existing: object = None
         self._compared_s = float("-inf")
         self._wanted: tuple[Here, Sets] | None = None
@@ -59,7 +71,8 @@ class Enforcement:
         standing = self._standing(now_s)
         here = self._here()
         ordered = leases if standing is None else wanted.leases(self.table, standing, here)
-        return (*plan.diff(have, self._elements(here)), *plan.lease_diff(leases, ordered))
+        changes = self._timed(plan.diff(have, self._elements(here)), self.kernel.lasting(), here, now_s)
+        return (*changes, *plan.lease_diff(leases, ordered))
 
     def _elements(self, here: Here) -> Sets:
         """What the configured sets should hold: worked out once for each configuration, for it may name a
@@ -69,13 +82,31 @@ class Enforcement:
             self._wanted = here, wanted.elements(self.table, here)
         return self._wanted[1]
 
+    def _timed(self, changes: Changes, lasting: Leases, here: Here, now_s: float) -> Changes:
+        """What a trial adds ends by itself; what was confirmed, or was there before, does not."""
+        want, temporary = self._elements(here), Leases()
+        if self._former is not None:
+            former = replace(here, settings=self._former.settings, uids=self._former.uids)
+            temporary = trial.temporary(want, wanted.elements(self.table, former), self._ends_s - now_s)
+        return trial.timed(changes, want, lasting, temporary)
+
+    def adopt(self, site: Site, former: Site | None = None, ends_s: float = 0.0) -> None:
+        """Enforces `site` from the next comparison on; with `former`, on trial until `ends_s`."""
+        self.site, self._former, self._ends_s = site, former, ends_s
+        self._compared_s = float("-inf")
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the configuration may be taken back."""
+        return self._former is not None
+
     def _all_changes(self, now_s: float) -> Changes:
         """Every element, for a table that is made anew."""
         here = self._here()
         ordered = wanted.leases(self.table, self._standing(now_s) or [], here)
         nothing: Leases = {name: {} for name in self.table.leased}
-        return (*plan.diff({name: frozenset() for name in self.table.configured},
-                           self._elements(here)), *plan.lease_diff(nothing, ordered))
+        changes = plan.diff({name: frozenset() for name in self.table.configured}, self._elements(here))
+        return (*self._timed(changes, {}, here, now_s), *plan.lease_diff(nothing, ordered))
 
     def _here(self) -> Here:
         """The site, and what exists now of what it names by pattern."""
@@ -113,10 +144,11 @@ class Enforcement:
                 self._beside[table.family] = Enforcement(
                     self.site, self.kernel.beside(table), self._database, self._boot,
                     self.last_good if table is BRIDGE else None, table)
-            self._beside[table.family].site = self.site
+            other = self._beside[table.family]
+            other.site, other._former, other._ends_s = self.site, self._former, self._ends_s
         return [self._beside[table.family] for table in asked]
 
-    def _each_beside(self, do: Callable[["Enforcement"], str | None]) -> list[str]:
+    def _each_beside(self, do: Callable[["Enforcement"], Deviation | None]) -> list[Deviation]:
         """What was wrong with which table beside this one; what failed stands in `faults`."""
         self.faults, found = {}, []
         for other in self.beside():
@@ -126,7 +158,7 @@ class Enforcement:
                 self.faults[f"{other.table.family} rules"] = str(error)
                 continue
             if wrong is not None:
-                found.append(f"{other.table.family}: {wrong}")
+                found.append(Deviation(f"{other.table.family}: {wrong.text}", wrong.loose))
         return found
 
     def loaded(self) -> bool:
@@ -136,9 +168,30 @@ class Enforcement:
 
     def apply(self, now_s: float) -> None:
         """Applies what differs, in one transaction; the rules must be loaded."""
-        self.kernel.apply(self.changes(now_s))
+        changes = self.changes(now_s)
+        self.kernel.apply(changes)
         self._keep(now_s)
+        self._cut(changes)
         self._each_beside(lambda other: other.apply(now_s) if other.loaded() else None)
+
+    def _cut(self, changes: Changes) -> None:
+        """After a permission was taken away: ends the connections that were made with it.
+
+        The rules refuse their packets already, so a failure is reported and tried again, and stops nothing.
+        """
+        if not (self.uncut or connections.tightens(changes)):
+            return
+        settings = self.site.settings
+        try:
+            leases = self.kernel.leases()
+            self.last_cut = self.kernel.cut(sorted(connections.ports_of(settings)),
+                                            lambda c: connections.refused(c, settings, leases))
+            self.uncut = ""
+        except KernelError as error:
+            self.uncut = f"connections that are refused now were not ended: {error}"
+            return
+        if self.last_cut:
+            log.warning("ended connections=%d first=%s", len(self.last_cut), self.last_cut[0])
 
     def load(self, now_s: float, why: str) -> None:
         """Loads the rules, again if they are loaded, and all that differs, in one transaction.
@@ -162,17 +215,27 @@ class Enforcement:
                     "last round is lost")
         else:
             why += self._load_over(before, rules, now_s)
-        self._verify(expected)
+        self._verify(expected, now_s)
         self._existing = self._exists()
         self._keep(now_s)
         log.info("loaded rules=%s why=%r", rules, why)
+        self.uncut = self.uncut or "not tried yet"  # what was there before may have let more through
+        self._cut(())
         try:
             self._database.event(now_s, "load", why)
         except DatabaseError as error:
             log.error("not in history: %s", error)
 
     def _load_over(self, before: Ruleset | None, rules: RulesFile, now_s: float) -> str:
-        """Loads over what is there, or replaces it; says so if it had to."""
+        """Loads over what is there, or replaces it; says so if it had to.
+
+        The daemon and a command may do the same at one instant: then the later one's differences are gone,
+        and it looks again before it calls the table damaged.
+        """
+        for _ in range(LOOKS_AGAIN):
+            with suppress(KernelError):
+                self.kernel.load(rules, self._table(), self.changes(now_s))
+                return ""
         try:
             self.kernel.load(rules, before, self.changes(now_s))
         except KernelError as error:
@@ -190,45 +253,53 @@ class Enforcement:
         """Writes down what now stands in the kernel, for the next boot; without what lets somebody through
         for a time: its time may be over by then. The daemon gives back what is left of it.
         """
-        if self.last_good is not None:
+        if self.last_good is not None and not self.on_trial:  # no boot begins with what is on trial
             lasting = [c for c in self._all_changes(now_s) if c.set_name not in LOOSENING_LEASES]
             self.last_good.keep(f"{self.rules().text()}{plan.transaction(tuple(lasting), self.table)}",
                                 self.table.family)
 
-    def _verify(self, expected: Ruleset) -> None:
+    def _verify(self, expected: Ruleset, now_s: float) -> None:
         found = self._table()
         if found is None or found.fingerprint != expected.fingerprint:
             raise KernelError(f"table {self.table.family} {TABLE} is not what {self.rules()} makes, right "
                               "after it was loaded: somebody else is changing it")
         self._expected = expected
         self.incarnation = incarnation(self._boot, found)
+        self._good_s = now_s
 
-    def ensure(self, now_s: float) -> str | None:
+    def ensure(self, now_s: float) -> Deviation | None:
         """The same for this table and those beside it; tells what was wrong, if anything."""
         wrong = self._ensure(now_s)
         beside = self._each_beside(lambda other: other.ensure(now_s))
-        return "; ".join([*([wrong] if wrong else []), *beside]) or None
+        return joined([*([wrong] if wrong else []), *beside])
 
-    def _ensure(self, now_s: float) -> str | None:
+    def _ensure(self, now_s: float) -> Deviation | None:
         """Compares, if there is reason to, and puts right what is wrong; tells what was wrong, if anything.
 
         An order that began or ended is a reason, and nothing wrong; so is an interface that came or went.
         """
         generation = self.kernel.generation()
         standing = self._standing(now_s)
-        numbers = self._orders if standing is None else [order.number for order in standing]
-        ordered = numbers != self._orders
+        before = [order.number for order in self.standing]
+        numbers = before if standing is None else [order.number for order in standing]
+        ordered = numbers != before
+        if set(before) - set(numbers):
+            self.uncut = "not tried yet"  # the kernel ended a permission by itself
         if generation == self._generation and not ordered and now_s - self._compared_s < FULL_COMPARE_S:
+            self._good_s = now_s
             return None
-        before, self._existing = self._existing, self._exists()
-        ordered |= before != self._existing
+        self.right_until_s, self.last_cut = self._good_s, []
+        existed, self._existing = self._existing, self._exists()
+        ordered |= existed != self._existing
         wrong = self._put_right(now_s)
+        self._good_s = now_s
         # The number from before the comparison: our own change costs one more comparison, and a change
         # by anybody else that came in between is not overlooked.
-        self._generation, self._orders, self._compared_s = generation, numbers, now_s
-        return None if ordered and wrong == ELEMENTS else wrong
+        self._generation, self._compared_s = generation, now_s
+        self.standing = self.standing if standing is None else standing
+        return None if ordered and wrong and wrong.text == ELEMENTS else wrong
 
-    def _put_right(self, now_s: float) -> str | None:
+    def _put_right(self, now_s: float) -> Deviation | None:
         ruleset, rules = self._table(), self.rules()
         if not self.stands():
             return None
@@ -238,18 +309,18 @@ class Enforcement:
         if ruleset is None or ruleset.dormant or ruleset.fingerprint != self._fingerprint():
             wrong = "gone" if ruleset is None else "dormant" if ruleset.dormant else "edited"
             self._load(now_s, f"repair: the table was {wrong}")
-            return f"the table was {wrong}"
+            return Deviation(f"the table was {wrong}", EVERYTHING)
         missing = set(rules.interfaces) - ruleset.devices
         if missing:
             self._load(now_s, f"interface {', '.join(sorted(missing))} has appeared")
             return None
         changes = self.changes(now_s)
-        if not changes:
-            return None
-        log.warning("set elements differed:\n%s", plan.transaction(changes, self.table))
-        self.kernel.apply(changes)
-        self._keep(now_s)
-        return ELEMENTS
+        if changes:
+            log.warning("set elements differed:\n%s", plan.transaction(changes, self.table))
+            self.kernel.apply(changes)
+            self._keep(now_s)
+        self._cut(changes)
+        return Deviation(ELEMENTS, loose(changes)) if changes else None
 
     def _fingerprint(self) -> str:
         return self._expected.fingerprint if self._expected is not None else ""

@@ -4,12 +4,15 @@ The kernel is asked, not the daemon: what is enforced, who may send and what was
 whether the daemon runs, or on what it believes.
 """
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from egressguard import heartbeat
 from egressguard.boot import boot_id, now_s
-from egressguard.config import Site
+from egressguard.config import DEFAULT_PATH, Site
+from egressguard.configurations import Configurations
 from egressguard.core import plan
 from egressguard.core.attempts import Sample
 from egressguard.core.documents import Bulletin, Report
@@ -28,15 +31,23 @@ from egressguard.heartbeat import Pulse
 from egressguard.kernel import Netfilter, Ruleset, cgroups
 from egressguard.kernel.rules_file import rules_of
 
+SHOWN_EXPOSURES = 3
 
-def observe(site: Site) -> Observation:
-    """The state of this router now. Raises KernelError when the kernel cannot be asked."""
+
+def observe(site: Site, config: Path = DEFAULT_PATH) -> Observation:
+    """The state of this router now, compared with the configuration in force, which is the one that the file
+    says (`site`, read from `config`) unless that is on trial or was not confirmed.
+
+    Raises KernelError when the kernel cannot be asked.
+    """
     settings = site.settings
     runs, pulse = heartbeat.read(Path(settings.runtime_directory))
     faults = dict(pulse.faults) if pulse is not None and runs else {}
+    site, trial_left_s = _in_force(site, config, faults)
+    settings = site.settings
     kernel = Netfilter()
     try:
-        verdicts = _verdicts(settings, faults)
+        verdicts, exposures = _history(settings, faults)
         _unasked(kernel, settings, faults)
         reports = _exchange(settings, pulse, verdicts, faults)
         return Observation(
@@ -45,7 +56,8 @@ def observe(site: Site) -> Observation:
             interfaces=kernel.interfaces(), daemon_runs=runs,
             round_at_s=pulse.at_s if pulse is not None else None,
             verdicts=verdicts, reports=reports, faults=faults,
-            canary=pulse.canary if pulse is not None and runs else None)
+            canary=pulse.canary if pulse is not None and runs else None, trial_left_s=trial_left_s,
+            exposures=exposures)
     finally:
         kernel.close()
 
@@ -61,19 +73,43 @@ def _unasked(kernel: Netfilter, settings: Settings, faults: dict[str, str]) -> N
                     f"on blocking; `nft delete table {kind.family} egressguard` removes it")
 
 
-def _verdicts(settings: Settings, faults: dict[str, str]) -> dict[Host, Verdict]:
-    path = Path(settings.database)
+def _in_force(site: Site, config: Path, faults: dict[str, str]) -> tuple[Site, float]:
+    """The site to compare the kernel with, and for how long a trial goes on."""
+    path = Path(site.settings.database)
     if not path.exists():
-        return {}
+        return site, 0.0
     try:
         database = Database(path, boot_id(), read_only=True)
         try:
-            return database.verdicts(now_s())
+            configurations = Configurations(database, config)
+            left_s = configurations.trial_left_s(now_s())
+            unconfirmed = configurations.unconfirmed(site, now_s())
+            current = configurations.current(now_s()) if left_s or unconfirmed else None
+        finally:
+            database.close()
+    except DatabaseError:
+        return site, 0.0  # reading the verdicts fails as well, and says so
+    if unconfirmed:
+        faults["configuration"] = unconfirmed
+    return current.site if current is not None else site, left_s
+
+
+def _history(settings: Settings, faults: dict[str, str]
+             ) -> tuple[dict[Host, Verdict], tuple[Mapping[str, Any], ...]]:
+    """The last verdicts, and the last exposures of this boot."""
+    path = Path(settings.database)
+    if not path.exists():
+        return {}, ()
+    try:
+        database = Database(path, boot_id(), read_only=True)
+        try:
+            recent = [e.exposure for e in database.exposures(SHOWN_EXPOSURES) if e.boot == boot_id()]
+            return database.verdicts(now_s()), tuple(e for e in recent if e is not None)
         finally:
             database.close()
     except DatabaseError as error:
         faults["database"] = str(error)
-        return {}
+        return {}, ()
 
 
 def _beside(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) -> Table | None:

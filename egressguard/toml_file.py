@@ -26,7 +26,12 @@ _adapters: dict[type, TypeAdapter[Any]] = {}
 
 def read(path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> T:
     """The value of dataclass `kind` in the file; `check` finds what no single field can tell."""
-    text = json.dumps(_load(path), default=str)
+    return parse(read_text(path), path, kind, check)
+
+
+def parse(toml: str, path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> T:
+    """The same for the text that was read from `path`."""
+    text = json.dumps(_load(toml, path), default=str)
     try:
         value: T = _adapter(kind).validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
@@ -45,15 +50,23 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
     return _adapters[kind]
 
 
-def _load(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """The file's text. Raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return path.read_text("utf-8")
     except OSError as error:
         reason = error.strerror or str(error)
         if isinstance(error, FileNotFoundError):
             reason += f"; write it ({_help(path)}), or name another one with --config"
         raise ConfigError(str(path), [Mistake("", f"cannot be read: {reason}")]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), [Mistake("", f"is not TOML: {error}")]) from error
+
+
+def _load(toml: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(toml)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(str(path), [Mistake("", f"is not TOML: {error}")]) from error
 
 

@@ -1,13 +1,15 @@
 """Stand-ins that can be dumped as text; the contract tests run on them and on the real thing."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from egressguard.core.attempts import Sample, Totals
+from egressguard.core.connections import Connection
 from egressguard.core.errors import KernelError
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes
-from egressguard.core.ruleset import CONFIGURED, LEASED, SMTP_PORTS, VERSION_CHAIN, Leases, Sets
+from egressguard.core.ruleset import CONFIGURED, LEASED, SMTP_PORTS, VERSION_CHAIN, Element, Leases, Sets
 from egressguard.core.tables import Table
+from egressguard.core.trial import TEMPORARY
 from egressguard.exchange import Exchange
 from egressguard.kernel import Ruleset
 from egressguard.kernel.events import Culprit
@@ -22,6 +24,8 @@ class FakeKernel:
     def __init__(self) -> None:
         self.made = 0
         self.fails: str | None = None
+        self.cut_fails = ""
+        self.connections: list[Connection] = []
         self.damaged = False
         self.loads: list[str] = []
         self.flush()
@@ -30,6 +34,7 @@ class FakeKernel:
         """What another tool's `nft flush ruleset` does."""
         self.table: Ruleset | None = None
         self.elements: Sets = dict(EMPTY)
+        self.timed: dict[tuple[str, Element], float] = {}
         self.leased: Leases = {name: {} for name in LEASED}
         self.attempts: dict[Host, int] = {}
         self.destinations: dict[tuple[Host, str], int] = {}
@@ -64,6 +69,10 @@ class FakeKernel:
 
     def leases(self) -> Leases:
         return {name: dict(elements) for name, elements in self.leased.items()}
+
+    def lasting(self) -> Leases:
+        return {name: {element: self.timed.get((name, element), float("inf")) for element in self.elements[name]}
+                for name in TEMPORARY}
 
     def sender_macs(self) -> dict[str, frozenset[str]]:
         return {}
@@ -112,7 +121,16 @@ class FakeKernel:
                 continue
             old = self.elements[change.set_name]
             self.elements[change.set_name] = (old - set(change.removed)) | set(change.added)
+            self.timed = {k: v for k, v in self.timed.items() if k not in {(change.set_name, e) for e in change.removed}}
+            self.timed |= {(change.set_name, e): left_s for e, left_s in change.timeouts_s.items()}
         self.number += bool(changes)
+
+    def cut(self, ports: Iterable[int], chosen: Callable[[Connection], bool]) -> list[Connection]:
+        if self.cut_fails:
+            raise KernelError(self.cut_fails)
+        ended = [c for c in self.connections if c.port in ports and chosen(c)]
+        self.connections = [c for c in self.connections if c not in ended]
+        return ended
 
     def others(self, culprits: Iterable[Culprit]) -> list[Culprit]:
         return list(culprits)

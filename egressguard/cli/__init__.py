@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from egressguard.cli import orders
+from egressguard.cli import orders, trial
 from egressguard.cli import status as status_view
 from egressguard.cli.examples import EXAMPLES
 from egressguard.cli.exchange import exchange, exchange_setup
@@ -20,6 +20,7 @@ from egressguard.cli.history import history_json, history_text
 from egressguard.cli.host_argument import HOST
 from egressguard.cli.init import init
 from egressguard.cli.mta_config import mta_config
+from egressguard.cli.notify import notify
 from egressguard.cli.options import config_option, json_option
 from egressguard.cli.progress import waiting
 from egressguard.command_line import add_examples, completion, finish
@@ -83,7 +84,7 @@ def status(watch: bool, config: Path, as_json: bool) -> None:
             raise click.UsageError("--watch is for eyes: leave out --json, or --watch.")
         status_view.watch(config)
         return
-    seen = observe(read_site(config))
+    seen = observe(read_site(config), config)
     found = findings(seen)
     if as_json:
         click.echo(status_view.status_json(seen, found))
@@ -105,7 +106,7 @@ def hosts(would_block: bool, config: Path, as_json: bool) -> None:
     """
     from egressguard.observation import observe
 
-    seen = observe(read_site(config))
+    seen = observe(read_site(config), config)
     listed = [h for h in standings(seen, everyone=not would_block) if h.attempts or not would_block]
     if as_json:
         click.echo(status_view.hosts_json(seen, listed))
@@ -173,17 +174,28 @@ def plan(config: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--confirm", metavar="TIME", help="On trial: the former configuration returns unless this "
+              "one is confirmed within TIME (60s, 5m).")
 @config_option
-def apply(config: Path) -> None:
+def apply(confirm: str | None, config: Path) -> None:
     """Put the configuration into the kernel.
 
-    In one transaction, without the daemon.
-
-    A running daemon enforces the configuration that it has read: reload it (SIGHUP) as well.
+    In one transaction, with or without the daemon; a running one goes on with it.
     """
+    if confirm is not None:
+        trial.try_out(config, confirm)
+        return
     with waiting("putting the configuration into the kernel …"):
-        done = orders.apply(config)
+        done = trial.apply(config)
     click.echo(done)
+
+
+@cli.command()
+@click.option("--no", "refused", is_flag=True, help="End the trial now: the former configuration returns.")
+@config_option
+def confirm(refused: bool, config: Path) -> None:
+    """Put the configuration that is on trial (`apply --confirm`) in force for good."""
+    click.echo(trial.refuse(config) if refused else trial.confirm(config))
 
 
 @cli.command()
@@ -241,6 +253,7 @@ cli.add_command(exchange)
 cli.add_command(exchange_setup)
 cli.add_command(init)
 cli.add_command(mta_config)
+cli.add_command(notify)
 cli.add_command(completion("egressguard"))
 add_examples(cli, EXAMPLES)
 

@@ -8,12 +8,19 @@ EXAMPLES = {
         egressguard allow web1 --for 2h --reason "migration of the shop"
         egressguard allow 198.51.100.11 --to 203.0.113.130 --for 7d --reason "their smarthost"
     """,
-    "apply": "egressguard apply",
+    "apply": """
+        egressguard apply
+        egressguard apply --confirm 60s      # the former configuration returns unless confirmed in time
+    """,
     "check": """
         egressguard check
         egressguard check --config docs/examples/egressguard.toml --json
     """,
     "completion": "egressguard completion bash >/etc/bash_completion.d/egressguard",
+    "confirm": """
+        egressguard confirm                  # exit code 4 when nothing is on trial
+        egressguard confirm --no             # exit code 4 when nothing is on trial
+    """,
     "doctor": """
         egressguard doctor
         egressguard doctor --json
@@ -43,6 +50,10 @@ EXAMPLES = {
         egressguard mta-config --mta postfix --role client --relay 192.0.2.10
         egressguard mta-config --mta sendmail --role relay --network 198.51.100.0/24
         egressguard mta-config --mta exim --role client --relay 192.0.2.10
+    """,
+    "notify": """
+        egressguard notify                   # what waits for its delivery, and why
+        egressguard notify --json
     """,
     "open": 'egressguard open --for 15m --reason "the relay is down, mail must get out"',
     "plan": """

@@ -116,12 +116,12 @@ def _start(config: Path) -> None:
     """Puts the configuration into the kernel and starts the service. The order matters: the rules unit would
     load the rules alone, and block, where nothing stands yet.
     """
-    from egressguard.cli import orders
+    from egressguard.cli import trial
 
     if not _installed():
         click.echo(f"no {UNIT} is installed: start it with egressguard run --config {config}")
         return
-    click.echo(orders.apply(config))
+    click.echo(trial.apply(config))
     done = _systemctl("restart")
     if done.returncode != 0:
         raise EgressguardError(f"systemctl restart {UNIT}: {done.stderr.strip()}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from egressguard.boot import boot_id, now_s
 from egressguard.config import Site, read_site
+from egressguard.configurations import Configurations
 from egressguard.core import orders
 from egressguard.core.errors import EgressguardError, KernelError
 from egressguard.core.hosts import Host, canonical_address, host_of
@@ -45,6 +46,16 @@ def opened(config: Path) -> Iterator[tuple[Site, Database, Enforcement]]:
         kernel.close()
 
 
+@contextmanager
+def in_force(config: Path) -> Iterator[tuple[Site, Database, Enforcement]]:
+    """The same with the configuration in force: an order carries out nothing else that the file may say."""
+    with opened(config) as (site, database, enforcement):
+        current = Configurations(database, config).current(now_s())
+        if current is not None:
+            enforcement.adopt(current.site, current.former, current.ends_s)
+        yield enforcement.site if current else site, database, enforcement
+
+
 def plan_text(config: Path) -> str:
     """What `apply` would do, as the transaction that it would apply."""
     with opened(config) as (_, _, enforcement):
@@ -60,17 +71,9 @@ def _table_plan(enforcement: Enforcement) -> str:
     return f'include "{rules.path.resolve()}"\n{text}' if rules.as_written() else rules.text() + text
 
 
-def apply(config: Path) -> str:
-    """Loads the rules and the configuration in one transaction."""
-    with opened(config) as (site, _, enforcement):
-        enforcement.load(now_s(), "apply")
-        _raise_faults(enforcement)
-        return f"applied {config}: mode {site.settings.mode}"
-
-
 def give(config: Path, order: Order) -> str:
     """Checks and carries out one order."""
-    with opened(config) as (site, database, enforcement):
+    with in_force(config) as (site, database, enforcement):
         orders.check(order, database.orders(now_s()), site.settings)
         database.give_order(order, now_s())
         _carry_out(enforcement)
@@ -79,7 +82,7 @@ def give(config: Path, order: Order) -> str:
 
 def end(config: Path, host: Host | None, reason: str) -> str:
     """Ends every order on `host`, or with None the opening, before its time."""
-    with opened(config) as (site, database, enforcement):
+    with in_force(config) as (site, database, enforcement):
         standing = database.orders(now_s())
         ended = [o for o in standing if _concerns(o, host, site.settings)]
         if not ended:
@@ -107,10 +110,11 @@ def _carry_out(enforcement: Enforcement) -> None:
             # The daemon reads the same order, and may have removed an element since we looked: look again.
             if last:
                 raise
-    _raise_faults(enforcement)
+    raise_faults(enforcement)
 
 
-def _raise_faults(enforcement: Enforcement) -> None:
+def raise_faults(enforcement: Enforcement) -> None:
+    """Raises EgressguardError when a table beside the router's does not stand as it should."""
     if enforcement.faults:
         raise EgressguardError("\n".join(f"{part}: {text}" for part, text in enforcement.faults.items()))
 
@@ -126,11 +130,11 @@ def order(kind: orders.Kind, reason: str, for_: str, host: str | None = None,
     return made
 
 
-def seconds(text: str) -> float:
-    """The time in `30s`, `15m`, `2h` or `7d`."""
+def seconds(text: str, option: str = "--for") -> float:
+    """The time in `30s`, `15m`, `2h` or `7d`; `option` names it in the error."""
     found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if found is None:
-        raise EgressguardError(f"--for {text!r}: write a time such as 30s, 15m, 2h or 7d")
+        raise EgressguardError(f"{option} {text!r}: write a time such as 30s, 15m, 2h or 7d")
     return float(int(found[1]) * UNITS_S[found[2]])
 
 

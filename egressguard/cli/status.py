@@ -5,6 +5,7 @@ the round that last judged it, a tier as old as the relay's report.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
         "health": WORDS[health(found)], "exit_code": health(found),
         "findings": [{"exit_code": f.health, "text": f.text} for f in found],
         "mode": mode_of(seen), "observed_groups": _observed_groups(seen),
+        "trial_left_s": round(seen.trial_left_s, 1) or None,
+        "exposures": list(seen.exposures),
         "rules_intact": seen.table.intact if seen.table else None,
         "kernel_age_s": round(seen.now_s - seen.table.sample.at_s, 3) if seen.table else None,
         "totals": asdict(seen.table.sample.totals) if seen.table else None,
@@ -119,7 +122,7 @@ def watch(config: Path) -> None:
     from egressguard.cli.watch import watch as draw
 
     def drawn(console: Console) -> Group:
-        seen = observe(read_site(config))
+        seen = observe(read_site(config), config)
         return picture(seen, findings(seen), console)
 
     draw(drawn, terminal())
@@ -142,6 +145,8 @@ def _summary(seen: Observation) -> Grid:
     grid.add_row("mode", f"{mode_of(seen)}, rules {_rules(seen)} (kernel, now)")
     for text in _observed_groups(seen):
         grid.add_row("", text)
+    if seen.trial_left_s:
+        grid.add_row("", f"on trial for another {_seconds(seen.trial_left_s)}, unless confirmed")
     grid.add_row("daemon", _daemon(seen))
     if seen.canary is not None:
         grid.add_row("canary", f"{escape(canary.summary(seen.canary))} "
@@ -149,8 +154,8 @@ def _summary(seen: Observation) -> Grid:
     grid.add_row("relays", _relays(seen))
     for (name, interface), addresses in _senders_by_name(seen).items():
         grid.add_row("sender", f"{escape(name)} on {escape(interface)}: {', '.join(addresses)}")
-    for text in _leases(seen):
-        grid.add_row("order", text)
+    for kind, text in _happenings(seen):
+        grid.add_row(kind, text)
     if seen.table is not None:
         t = seen.table.sample.totals
         fate = "that would be refused" if mode_of(seen) == "observe" else "refused"
@@ -159,6 +164,12 @@ def _summary(seen: Observation) -> Grid:
     for family, table in seen.beside.items():
         grid.add_row(BESIDE[family], _beside(table))
     return grid
+
+
+def _happenings(seen: Observation) -> list[tuple[str, str]]:
+    """What operators have ordered, and what others have done."""
+    return [*(("order", text) for text in _leases(seen)),
+            *(("exposed", escape(_exposure(seen, exposure))) for exposure in seen.exposures)]
 
 
 def _host_grid(seen: Observation, hosts: list[Standing]) -> Grid:
@@ -213,6 +224,13 @@ def _leases(seen: Observation) -> list[str]:
     leases = seen.table.leases if seen.table is not None else {}
     return [f"{name.rstrip('46').replace('_', ' ')} {' '.join(element)} for {_seconds(left_s)} more"
             for name, elements in sorted(leases.items()) for element, left_s in sorted(elements.items())]
+
+
+def _exposure(seen: Observation, exposure: Mapping[str, Any]) -> str:
+    by = ", ".join(f"{who['program']} (pid {who['pid']})" for who in exposure["by"]) or "unknown"
+    took_s = exposure["end_s"] - exposure["start_s"]
+    return (f"{_seconds(_age(seen, exposure['end_s']))} ago for {took_s:.2f} s: {exposure['wrong']}, "
+            f"by {by}")
 
 
 def _senders(seen: Observation) -> list[tuple[str, ...]]:

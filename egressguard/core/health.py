@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from egressguard.core.attempts import Sample
 from egressguard.core.canary import Fate, Run
@@ -60,7 +61,8 @@ class Observation:
 
     `table` is None when it does not exist. `round_at_s` is the daemon's last round, `faults` what failed
     in it or in this reading, by part; `beside` are the other tables that are configured, by family;
-    `canary` is the running daemon's last one.
+    `canary` is the running daemon's last one; `trial_left_s` is how long the configuration in force is still
+    on trial, 0 when it is not; `exposures` are the newest ones of this boot, as history has them.
     """
 
     now_s: float
@@ -74,6 +76,8 @@ class Observation:
     faults: dict[str, str] = field(default_factory=dict)
     canary: Run | None = None
     beside: Mapping[str, Table | None] = field(default_factory=dict)
+    trial_left_s: float = 0.0
+    exposures: tuple[Mapping[str, Any], ...] = ()
 
     def tables(self) -> list[Table]:
         """Every table of ours that is in the kernel."""

@@ -13,6 +13,8 @@ from typing import Literal
 from egressguard.core.errors import Mistake
 from egressguard.core.exchange_url import url_mistakes
 from egressguard.core.hosts import Address, Host, host_of, hosts_of
+from egressguard.core.metrics_place import place_mistakes
+from egressguard.core.notify_settings import Notify, notify_mistakes
 from egressguard.core.path_settings import (
     PERMITTED_MARK,
     Bridge,
@@ -143,6 +145,8 @@ class Settings:
     database: str = "/var/lib/egressguard/egressguard.db"
     runtime_directory: str = "/run/egressguard"
     rules: str = ""
+    metrics: str = "127.0.0.1:9725"
+    notify: Notify = field(default_factory=Notify)
 
     def interfaces_of(self, address: Address) -> tuple[str, ...]:
         """The inside interfaces behind which `address` lives; empty when it is outside."""
@@ -216,6 +220,8 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     yield from _port_mistakes(settings)
     yield from _canary_mistakes(settings)
     yield from url_mistakes(settings.exchange, settings.exchange_key)
+    yield from place_mistakes(settings.metrics)
+    yield from notify_mistakes(settings.notify)
     yield from _number_mistakes(settings)
 
 

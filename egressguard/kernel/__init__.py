@@ -1,16 +1,19 @@
 """The kernel as the rest of the house sees it: read counters, read sets, apply; one file per interface."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
 from egressguard.core.attempts import Sample, Totals
+from egressguard.core.connections import Connection
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes, transaction
 from egressguard.core.ruleset import TABLE, Element, Fields, Leases, Sets
 from egressguard.core.tables import ROUTER, Specs, Table
+from egressguard.core.trial import TEMPORARY
 from egressguard.kernel import links, nft
+from egressguard.kernel.conntrack import Conntrack
 from egressguard.kernel.events import Culprit
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.rules_file import RulesFile
@@ -36,6 +39,9 @@ class Kernel(Protocol):
     def leases(self) -> Leases:
         """The elements of the leased sets, with the seconds that each has left."""
 
+    def lasting(self) -> Leases:
+        """What each element has left of those configured sets whose elements can have a timeout."""
+
     def sender_macs(self) -> dict[str, frozenset[str]]:
         """The MACs that each sender's address has come from within the last hour."""
 
@@ -56,6 +62,9 @@ class Kernel(Protocol):
 
     def apply(self, changes: Changes) -> None:
         """Applies `changes` in one transaction; does nothing when there are none."""
+
+    def cut(self, ports: Iterable[int], chosen: Callable[[Connection], bool]) -> list[Connection]:
+        """Ends the tracked connections to `ports` that are `chosen`; which ones."""
 
     def others(self, culprits: Iterable[Culprit]) -> list[Culprit]:
         """Those of `culprits` whose change was not one of ours."""
@@ -129,8 +138,16 @@ class Netfilter:
 
     def leases(self) -> Leases:
         """The elements of the leased sets, with the seconds that each has left."""
+        return self._timeouts(self._table.leased)
+
+    def lasting(self) -> Leases:
+        """What each element has left of those configured sets whose elements can have a timeout."""
+        return self._timeouts({name: fields for name, fields in self._table.configured.items()
+                               if name in TEMPORARY})
+
+    def _timeouts(self, sets: Specs) -> Leases:
         leases: Leases = {}
-        for name, fields in self._table.leased.items():
+        for name, fields in sets.items():
             try:
                 leases[name] = read_leases(self._netlink, name, fields)
             except NoSuchEntry:
@@ -201,6 +218,14 @@ class Netfilter:
     def others(self, culprits: Iterable[Culprit]) -> list[Culprit]:
         """Those of `culprits` whose change was not one of ours."""
         return [culprit for culprit in culprits if culprit.generation not in self._own]
+
+    def cut(self, ports: Iterable[int], chosen: Callable[[Connection], bool]) -> list[Connection]:
+        """Ends the tracked connections to `ports` that are `chosen`; which ones."""
+        conntrack = Conntrack()
+        try:
+            return conntrack.end(ports, chosen)
+        finally:
+            conntrack.close()
 
     def _change(self, transaction: str, what: str) -> None:
         """Applies, and remembers which generation that made: our own changes come back as events.

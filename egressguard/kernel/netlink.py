@@ -80,13 +80,15 @@ class Netlink:
     `family` is that of the table that readers ask it for.
     """
 
+    subsystem, missing = NFNL_SUBSYS_NFTABLES, "nf_tables (CONFIG_NF_TABLES)"
+
     def __init__(self, family: str = FAMILY) -> None:
         self.name, self.family = family, FAMILIES[family]
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC,
                                          NETLINK_NETFILTER)
         except OSError as error:
-            raise _translated("opening a netlink socket", error.errno or 0) from error
+            raise self._translated("opening a netlink socket", error.errno or 0) from error
         self._socket.settimeout(_TIMEOUT_S)
         self._socket.bind((0, 0))
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -109,10 +111,14 @@ class Netlink:
                 continue
         raise KernelError(f"{what}: changed {_INTERRUPTED_TRIES} times while it was read")
 
+    def tell(self, message: int, family: int, payload: bytes, what: str) -> None:
+        """A request whose only answer is that it was carried out."""
+        self._exchange(message, family, payload, NLM_F_ACK, what)
+
     def _exchange(self, message: int, family: int, payload: bytes, flags: int, what: str
                   ) -> list[memoryview]:
         self._sequence += 1
-        self._socket.send(_HEADER.pack(_PAYLOAD + len(payload), NFNL_SUBSYS_NFTABLES << 8 | message,
+        self._socket.send(_HEADER.pack(_PAYLOAD + len(payload), self.subsystem << 8 | message,
                                        NLM_F_REQUEST | flags, self._sequence, 0)
                           + _NFGENMSG.pack(family, 0, 0) + payload)
         answers: list[memoryview] = []
@@ -130,7 +136,7 @@ class Netlink:
         try:
             size = self._socket.recv_into(self._buffer)
         except OSError as error:
-            raise _translated(what, error.errno or errno.ETIMEDOUT) from error
+            raise self._translated(what, error.errno or errno.ETIMEDOUT) from error
         data = memoryview(bytes(memoryview(self._buffer)[:size]))
         position, interrupted = 0, False
         while position + _HEADER.size <= size:
@@ -138,30 +144,28 @@ class Netlink:
             if sequence == self._sequence:
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
-                    _raise_error(data, position, what)
+                    self._raise_error(data, position, what)
                     return True, interrupted
                 answers.append(data[position + _PAYLOAD:position + length])
             position += max((length + 3) & ~3, _HEADER.size)
         return False, interrupted
 
+    def _raise_error(self, data: memoryview, position: int, what: str) -> None:
+        """An error message and the end of a dump both carry a negative errno, or zero."""
+        code = -struct.unpack_from("=i", data, position + _HEADER.size)[0]
+        if code == errno.EINTR:
+            raise InterruptedError
+        if code:
+            raise self._translated(what, code)
 
-def _raise_error(data: memoryview, position: int, what: str) -> None:
-    """An error message and the end of a dump both carry a negative errno, or zero."""
-    code = -struct.unpack_from("=i", data, position + _HEADER.size)[0]
-    if code == errno.EINTR:
-        raise InterruptedError
-    if code:
-        raise _translated(what, code)
-
-
-def _translated(what: str, code: int) -> KernelError:
-    reasons = {
-        errno.EPERM: "not permitted: this needs CAP_NET_ADMIN, run it as root",
-        errno.EPROTONOSUPPORT: "this kernel has no nf_tables (CONFIG_NF_TABLES)",
-        errno.EAFNOSUPPORT: "this kernel has no nf_tables (CONFIG_NF_TABLES)",
-        errno.EOPNOTSUPP: "this kernel has no nf_tables (CONFIG_NF_TABLES)",
-        errno.EINVAL: "this kernel has no nf_tables (CONFIG_NF_TABLES), or an unknown one",
-        errno.ETIMEDOUT: f"the kernel did not answer within {_TIMEOUT_S:.0f} s",
-    }
-    kind = NoSuchEntry if code == errno.ENOENT else KernelError
-    return kind(f"{what}: {reasons.get(code, os.strerror(code))}")
+    def _translated(self, what: str, code: int) -> KernelError:
+        reasons = {
+            errno.EPERM: "not permitted: this needs CAP_NET_ADMIN, run it as root",
+            errno.EPROTONOSUPPORT: f"this kernel has no {self.missing}",
+            errno.EAFNOSUPPORT: f"this kernel has no {self.missing}",
+            errno.EOPNOTSUPP: f"this kernel has no {self.missing}",
+            errno.EINVAL: f"this kernel has no {self.missing}, or an unknown one",
+            errno.ETIMEDOUT: f"the kernel did not answer within {_TIMEOUT_S:.0f} s",
+        }
+        kind = NoSuchEntry if code == errno.ENOENT else KernelError
+        return kind(f"{what}: {reasons.get(code, os.strerror(code))}")

@@ -20,7 +20,7 @@ from egressguard_milter.terms import Allowance
 
 Answer = dict[str, Any]
 # What a process has opened stays as it is until the next start.
-FIXED = ("relay", "socket", "exchange", "state")
+FIXED = ("relay", "socket", "exchange", "state", "metrics")
 
 
 class Answers:
@@ -41,6 +41,10 @@ class Answers:
         return commands[request.command](request, now_s)
 
     def _status(self, _: Request, now_s: float) -> Answer:
+        return self.status(now_s)
+
+    def status(self, now_s: float) -> Answer:
+        """How the running milter is."""
         policy, faults = self._limits.policy, [f for f in (self._memory_fault(), self._reload_fault) if f]
         return {"relay": policy.relay, "healthy": not faults, "faults": faults,
                 "uptime_s": round(now_s - self._started_s, 1), "sessions": self._limits.sessions,

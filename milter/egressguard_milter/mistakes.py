@@ -8,6 +8,7 @@ from pathlib import Path
 from egressguard.core.documents import MAX_LIFETIME_S, MAX_NAME_LENGTH
 from egressguard.core.errors import ConfigError, Mistake
 from egressguard.core.exchange_url import url_mistakes
+from egressguard.core.metrics_place import place_mistakes
 from egressguard.toml_file import read
 from egressguard_milter.endpoint import UNIX_PATH_LENGTH, parse_endpoint
 from egressguard_milter.matching import parse_match, parse_sender
@@ -54,6 +55,7 @@ def mistakes(policy: Policy) -> Iterator[Mistake]:
     except ValueError as error:
         yield Mistake("socket", str(error))
     yield from url_mistakes(policy.exchange, policy.exchange_key)
+    yield from place_mistakes(policy.metrics)
     yield from _state_mistakes(policy)
     yield from _number_mistakes(policy)
     yield from _limit_mistakes(policy)

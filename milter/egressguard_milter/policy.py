@@ -144,6 +144,7 @@ class Policy:
     exchange_key: str = ""
     relays: int = 1
     state: str = ""
+    metrics: str = "127.0.0.1:9726"
     limits: Base = field(default_factory=Base)
     checks: Checks = field(default_factory=Checks)
     client: tuple[ClientRule, ...] = ()

@@ -7,6 +7,7 @@ from pathlib import Path
 from egressguard.boot import boot_id
 from egressguard.core.exchange_url import SqlitePlace, parse
 from egressguard.exchange import open_exchange
+from egressguard.metrics_endpoint import serve
 from egressguard.service_manager import notify
 from egressguard_milter.answers import Answers
 from egressguard_milter.control import Control
@@ -18,6 +19,7 @@ from egressguard_milter.limits import Limits
 from egressguard_milter.link import Link
 from egressguard_milter.log import DecisionLog
 from egressguard_milter.marks import Marks
+from egressguard_milter.metrics import collector
 from egressguard_milter.mistakes import read_policy
 from egressguard_milter.policy import Policy
 from egressguard_milter.reports import Reports
@@ -55,6 +57,7 @@ def run(path: Path) -> None:
     answers = Answers(limits, ledger, tallies, signals, lambda: read_policy(path),
                       lambda: _fault(memory, ledger))
     control = _control(policy, answers) if memory else None
+    serve(policy.metrics, collector(answers.status, tallies.by_limit))
     log = DecisionLog()
     server = Server([listener], lambda: Conversation(limits, tallies, log), stop_signals,
                     lambda now_s: _pulse(watch, now_s))

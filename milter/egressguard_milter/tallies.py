@@ -13,6 +13,7 @@ from egressguard.core.hosts import Host
 
 BITS = 1024  # counts up to some 5,000 different values, within about 5 %
 MAX_CLIENTS = 4096
+MAX_LIMITS = 100  # told apart in the metrics
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class Tallies:
     def __init__(self) -> None:
         self._tallies: OrderedDict[Host, Tally] = OrderedDict()
         self._lock = threading.Lock()
+        self._by_limit: dict[str, int] = {}
         self.accepted_total = self.deferred_total = 0
 
     def accepted(self, host: Host, sender: str, recipients: int, domains: int, declared_bytes: int) -> None:
@@ -51,8 +53,15 @@ class Tallies:
         """A client was told to come back."""
         with self._lock:
             self.deferred_total += 1
+            name = limit if limit in self._by_limit or len(self._by_limit) < MAX_LIMITS else "other"
+            self._by_limit[name] = self._by_limit.get(name, 0) + 1
             tally = self._of(host)
             tally.deferred[limit] = tally.deferred.get(limit, 0) + 1
+
+    def by_limit(self) -> dict[str, int]:
+        """How often a client was told to come back, by limit."""
+        with self._lock:
+            return dict(self._by_limit)
 
     def refused_recipient(self, host: Host) -> None:
         """The MTA refused a recipient."""

@@ -264,3 +264,55 @@ def test_mutant_a_daemon_that_does_not_look_at_rules_is_noticed(site: Deployment
     start_changed(site, BLIND)
     with pytest.raises(pytest.fail.Exception, match="not put right"):
         detect_edits(site, 30, 1.0)
+
+
+def exposures(site: Deployment) -> list[dict[str, Any]]:
+    history = json.loads(site.egressguard("history", "--json").stdout)
+    return [entry["exposure"] for entry in history if entry["kind"] == "exposure"]
+
+
+def test_an_exposure_says_from_when_to_when_by_whom_and_what_could_pass(site: Deployment) -> None:
+    site.start_router()
+    before_s = time.monotonic()
+    flush = site.world.router.popen(["nft", "flush", "ruleset"])
+    flush.wait(10)
+    wait_until(lambda: len(exposures(site)) == 1, "the exposure", timeout_s=10)
+    found = exposures(site)[0]
+    assert found["by"][0]["program"] == "nft"
+    assert before_s - 1 < found["start_s"] <= found["noticed_s"] < found["end_s"] < time.monotonic()
+    assert "every host" in found["loose"][0]
+    assert found["start"] < found["end"]
+    assert found["end"].endswith("+00:00")
+    status = site.status()[1]
+    assert [e["end_s"] for e in status["exposures"]] == [found["end_s"]]
+    assert re.search(r"exposed .*\n? *.*by nft \(pid \d+\)", site.egressguard("status", columns=200).stdout)
+
+
+def test_an_edit_that_only_shuts_more_is_no_exposure_and_one_that_opens_names_what(site: Deployment) -> None:
+    site.start_router()
+    site.world.router.run(["nft", "delete element inet egressguard allow4 { dmz . 192.0.2.20 }"])
+    site.world.router.run(["nft", "add element inet egressguard allow4 { web . 198.51.100.12 }"])
+    wait_until(lambda: len(exposures(site)) == 1, "the exposure", timeout_s=10)
+    assert exposures(site)[0]["loose"] == ["allow4 held web 198.51.100.12"]
+
+
+def test_a_flush_while_the_daemon_is_dead_is_an_exposure_too_and_what_passed_is_named_and_cut(site: Deployment) -> None:
+    import socket
+
+    from lab.network import SOMEBODY4, WEB2
+    from lab.sink import Sink
+
+    router = site.start_router()
+    wait_until(lambda: site.status()[0] == 0, "a first round")
+    router.kill()
+    router.wait()
+    # Something else keeps tracking connections while our table is gone.
+    site.world.router.run(["nft", "flush ruleset; add table ip t; add chain ip t c { type filter hook forward priority 0; }; "
+                           "add rule ip t c ct state new counter"])
+    with Sink(site.world.outside):
+        spam = site.world.web2.call(socket.create_connection, (SOMEBODY4, 25), 5)
+        site.start_router()
+        spam.close()
+    found = exposures(site)[0]
+    assert found["wrong"] == "the table was gone when the daemon started"
+    assert found["passed"] == [f"{WEB2.ipv4} to {SOMEBODY4}:25"]

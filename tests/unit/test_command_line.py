@@ -20,8 +20,8 @@ EXAMPLE = ROOT / "docs/examples/egressguard.toml"
 COMMANDS = {f"egressguard {name}": command for name, command in commands_of(router).items()} | {
     f"egressguard-milter {name}": command for name, command in commands_of(relay).items()}
 # They print something for another program, or change something; every other command is a noun.
-NO_JSON = {"apply", "run", "allow", "quarantine", "open", "release", "mta-config", "completion", "import", "exchange-setup",
-           "exchange", "exchange forget", "init"}
+NO_JSON = {"apply", "confirm", "run", "allow", "quarantine", "open", "release", "mta-config", "completion", "import",
+           "exchange-setup", "exchange", "exchange forget", "init"}
 
 
 def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:

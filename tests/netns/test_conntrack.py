@@ -1,0 +1,135 @@
+"""Whose permission goes, whose connections go: at once, and from connection tracking too; nobody else's."""
+
+import errno
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from lab.deployment import Deployment
+from lab.namespaces import wait_until
+from lab.network import MAILSERVER, RELAY, SOMEBODY4, SOMEBODY6, WEB1, WEB2, World
+from lab.sink import Sink
+
+SOMEBODY = {4: SOMEBODY4, 6: SOMEBODY6}
+both_families = pytest.mark.parametrize("family", [4, 6])
+TRACKED = """
+from egressguard.core.connections import Connection
+from egressguard.kernel.conntrack import Conntrack
+import json
+seen = []
+Conntrack().end([25, 587], lambda c: seen.append([c.source, c.port]))
+print(json.dumps(sorted(map(list, set(map(tuple, seen))))))
+"""
+
+
+@pytest.fixture(autouse=True)
+def sinks(fresh_world: World) -> Iterator[None]:
+    with Sink(fresh_world.outside), Sink(fresh_world.outside, port=587), Sink(fresh_world.relay):
+        yield
+
+
+def tracked(site: Deployment) -> set[tuple[str, int]]:
+    """Sources and ports of the SMTP connections that connection tracking knows."""
+    import sys
+    found = json.loads(site.world.router.run([sys.executable, "-c", TRACKED]).stdout)
+    return {(source, port) for source, port in found}
+
+
+class Talk:
+    """An SMTP session from one host to somebody, to be cut."""
+
+    def __init__(self, site: Deployment, label: str, destination: str, port: int = 25) -> None:
+        host = next(ns for ns in site.world.inside if ns.label == label)
+        self.socket = host.call(socket.create_connection, (destination, port), 5)
+        self.socket.settimeout(2)
+        assert self.socket.recv(100).startswith(b"220")
+
+    def lives(self) -> bool:
+        try:
+            self.socket.sendall(b"NOOP\r\n")
+            return self.socket.recv(100).startswith(b"250")
+        except OSError as error:
+            assert isinstance(error, TimeoutError) or error.errno in (errno.ECONNRESET, errno.EPIPE)
+            return False
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def say(site: Deployment, *arguments: str) -> None:
+    done = site.egressguard(*arguments)
+    assert done.returncode == 0, done.stderr
+
+
+def gone(site: Deployment, *addresses: str) -> None:
+    wait_until(lambda: not {source for source, port in tracked(site) if port == 25} & set(addresses),
+               "the entries' end", timeout_s=10)
+
+
+@both_families
+def test_a_quarantine_cuts_the_hosts_connections_and_nobody_elses(site: Deployment, family: int) -> None:
+    site.start_router()
+    say(site, "allow", WEB1.ipv4, "--for", "1h", "--reason", "a test")
+    say(site, "allow", WEB2.ipv4, "--for", "1h", "--reason", "a test")
+    relay = RELAY.addresses[family == 6]
+    cut = [Talk(site, "web2", SOMEBODY[family]), Talk(site, "web2", relay)]
+    kept = [Talk(site, "web1", SOMEBODY[family]), Talk(site, "web2", SOMEBODY[family], 587), Talk(site, "mailserver", SOMEBODY[family])]
+    web2 = WEB2.addresses[family == 6]
+    assert (web2, 25) in tracked(site)
+    say(site, "quarantine", WEB2.ipv4, "--for", "10m", "--reason", "it spams")
+    assert not any(talk.lives() for talk in cut)
+    assert all(talk.lives() for talk in kept)
+    gone(site, web2)
+    assert {(web2, 587), (WEB1.addresses[family == 6], 25), (MAILSERVER.addresses[family == 6], 25)} <= tracked(site)
+    for talk in cut + kept:
+        talk.close()
+
+
+@both_families
+def test_an_exception_that_ends_by_itself_takes_its_connections_along(site: Deployment, family: int) -> None:
+    site.start_router()
+    say(site, "allow", WEB2.ipv4, "--for", "3s", "--reason", "a test")
+    talk = Talk(site, "web2", SOMEBODY[family])
+    gone(site, WEB2.addresses[family == 6])
+    assert not talk.lives()
+    talk.close()
+
+
+@both_families
+def test_a_sender_that_is_removed_and_a_mode_that_tightens_cut_too(site: Deployment, family: int) -> None:
+    site.write_router_config("observe")
+    router = site.start_router()
+    talks = [Talk(site, "web1", SOMEBODY[family]), Talk(site, "mailserver", SOMEBODY[family]), Talk(site, "relay", SOMEBODY[family])]
+    site.write_router_config("enforce")
+    text = site.router_config.read_text()
+    site.router_config.write_text(text.replace('[[sender]]\nname = "mailserver"', '[[host]]\nname = "mailserver"'))
+    router.send_signal(signal.SIGHUP)
+    gone(site, WEB1.addresses[family == 6], MAILSERVER.addresses[family == 6])
+    assert [talk.lives() for talk in talks] == [False, False, True]
+    assert (RELAY.addresses[family == 6], 25) in tracked(site)
+    for talk in talks:
+        talk.close()
+
+
+def test_a_daemon_that_may_not_or_cannot_says_so_and_enforces(site: Deployment) -> None:
+    """The same answers that a kernel without the interface, or without the capability, gives."""
+    from tests.netns.test_promises_foreign import start_changed
+
+    start_changed(site, "from egressguard.kernel.conntrack import Conntrack\nConntrack.subsystem = 63")
+    wait_until(lambda: site.status()[0] == 2, "a degraded status")
+    _, status = site.status()
+    assert any("were not ended: reading the tracked connections" in f["text"] for f in status["findings"])
+    assert status["mode"] == "enforce"
+
+
+def test_without_capabilities_the_reason_is_named(site: Deployment) -> None:
+    import sys
+    done = subprocess.run(
+        ["nsenter", f"--net={site.world.router.path}", "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin",
+         sys.executable, "-c", "from egressguard.kernel.conntrack import Conntrack as C; C().end([25], bool)"],
+        text=True, capture_output=True, check=False)
+    assert "reading the tracked connections: not permitted: this needs CAP_NET_ADMIN" in done.stderr

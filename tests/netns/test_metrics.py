@@ -1,0 +1,121 @@
+"""Prometheus' own tools judge what the daemons serve; a caller that hangs costs no round."""
+
+import json
+import re
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from lab.deployment import Deployment
+from lab.namespaces import Namespace, wait_until
+from lab.network import SOMEBODY4, SOMEBODY6
+
+FOLDER = Path(__file__).parents[2] / "contrib" / "prometheus"
+ROUTER, RELAY = 9725, 9726
+NAME = re.compile(r"\begressguard_\w+")
+
+
+def scrape(host: Namespace, port: int) -> str:
+    with host.call(socket.create_connection, ("127.0.0.1", port), 5) as caller:
+        return asked(caller)
+
+
+def asked(caller: socket.socket) -> str:
+    caller.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    data = b""
+    while piece := caller.recv(65536):
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert b" 200 " in head.splitlines()[0]
+    return body.decode()
+
+
+def value(text: str, series: str) -> float:
+    return float(next(line.rpartition(" ")[2] for line in text.splitlines() if line.startswith(f"{series} ")))
+
+
+def promtool(*arguments: str, stdin: str = "") -> None:
+    done = subprocess.run(["promtool", *arguments], input=stdin, text=True, capture_output=True, check=False, cwd=FOLDER)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr or arguments[0] != "check" or arguments[1] != "metrics", done.stderr
+
+
+def test_both_daemons_serve_metrics_that_promtool_accepts_and_the_kernel_confirms(site: Deployment) -> None:
+    site.start_router()
+    site.start_milter()
+    for destination in (SOMEBODY4, SOMEBODY6):
+        with pytest.raises(ConnectionRefusedError):
+            site.world.web2.call(socket.create_connection, (destination, 25), 5)
+    wait_until(lambda: value(scrape(site.world.router, ROUTER), "egressguard_attempts_total") == 2, "two attempts")
+    router, relay = scrape(site.world.router, ROUTER), scrape(site.world.relay, RELAY)
+    for text in (router, relay):
+        promtool("check", "metrics", stdin=text)
+    assert value(router, "egressguard_enforcing") == 1
+    assert value(relay, "egressguard_milter_healthy") == 1
+    assert value(router, "egressguard_round_age_seconds") < 60
+    assert "198.51.100" not in router + relay
+    site.world.router.run(["nft", "flush", "ruleset"])
+    wait_until(lambda: value(scrape(site.world.router, ROUTER), "egressguard_exposures_total") == 1, "the exposure")
+    exported = {line.split()[2] for line in (router + relay).splitlines() if line.startswith("# TYPE")}
+    check_expressions(exported)
+
+
+def check_expressions(exported: set[str]) -> None:
+    """Every series that the dashboard and the rules name is one that is exported."""
+    dashboard = json.loads((FOLDER / "grafana-dashboard.json").read_text())
+    named = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named += re.findall(r"expr: (.*)", (FOLDER / "alerts.yml").read_text())
+    assert len(named) > 30
+    canary = {"egressguard_canary", "egressguard_canary_age_seconds"}  # only while one flies
+    used = {name for expression in named for name in NAME.findall(expression)}
+    assert used <= exported | canary
+    with pytest.raises(AssertionError):
+        assert {"egressguard_attemps_total"} <= exported | canary
+
+
+def test_the_alert_rules_are_correct_and_fire_when_they_should() -> None:
+    promtool("check", "rules", "alerts.yml")
+    promtool("test", "rules", "alerts_test.yml")
+
+
+def test_callers_that_hang_cost_no_round_and_are_hung_up_on(site: Deployment) -> None:
+    site.start_router()
+    hanging = [site.world.router.call(socket.create_connection, ("127.0.0.1", ROUTER), 5) for _ in range(3)]
+    for caller in hanging:
+        caller.sendall(b"GET /metr")
+    before = site.status()[1]["daemon"]["round_age_s"]
+    assert before < 5
+    text = scrape(site.world.router, ROUTER)  # served in its turn, after the hanging ones' deadlines
+    assert value(text, "egressguard_rounds_total") > 0
+    for caller in hanging:
+        caller.close()
+
+
+@pytest.mark.parametrize("where", ["unix", "ipv6", "off", "taken"])
+def test_other_places(site: Deployment, tmp_path: Path, where: str) -> None:
+    path = tmp_path / "metrics"
+    setting = {"unix": f"unix:{path}", "ipv6": "[::1]:9725", "off": "", "taken": "127.0.0.1:9725"}[where]
+    site.amend("router =", f'metrics = "{setting}"\nrouter =')
+    if where == "taken":
+        squatter = site.world.router.call(socket.create_server, ("127.0.0.1", 9725))
+    router = site.start_router()
+    if where == "unix":
+        for _ in range(2):
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect(str(path))
+                assert "egressguard_enforcing" in asked(caller)
+            assert path.stat().st_mode & 0o777 == 0o660
+            router.kill()
+            router.wait()
+            router = site.start_router()  # what the killed one has left is in nobody's way
+            time.sleep(0.5)
+    elif where == "ipv6":
+        with site.world.router.call(socket.create_connection, ("::1", 9725), 5) as caller:
+            assert "egressguard_enforcing" in asked(caller)
+    elif where == "taken":
+        assert "no metrics at 127.0.0.1:9725" in site.log("egressguard")
+        squatter.close()
+    assert site.status()[0] == 0
