@@ -20,7 +20,7 @@ from egressguard.beside import Beside
 from egressguard.boot import boot_id, next_epoch
 from egressguard.config import DEFAULT_PATH, Site
 from egressguard.configurations import Configurations
-from egressguard.core import attempts, detection, shared
+from egressguard.core import attempts, shared
 from egressguard.core.alerts import Evidence
 from egressguard.core.alerts import Tried as Destination
 from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
@@ -31,12 +31,13 @@ from egressguard.core.exposure import EVERYTHING, MOST_SHOWN, Deviation, Exposur
 from egressguard.core.hosts import Host, host_of
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
-from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
+from egressguard.core.verdict import State
 from egressguard.database import Database, changed
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
 from egressguard.following import Following
 from egressguard.heartbeat import Pulse
+from egressguard.judgement import Judgement
 from egressguard.kernel import Kernel
 from egressguard.kernel.events import Culprit
 from egressguard.kernel.sinkhole import Listener
@@ -45,14 +46,14 @@ from egressguard.metrics import Figures
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
+READ_EVERY_S = 15.0  # all destinations, while a queue's retries are waited for
 SAVE_EVERY_S = 5.0  # at the latest; a change of a verdict is recorded at once
 KEEP_MARKS_EVERY_S = 5.0
 TRIED_EVERY_S = 1.0  # between two bulletins that only tell other routers of further attempts
 RETRY_S = 1.0  # between two tries to reach the exchange
 SHOWN = 5
-MAX_PROVED = 4096  # hosts whose proofs wait for their next attempts
+MAX_PROVED, MAX_PROOFS = 4096, 64  # hosts whose proofs wait for their next attempts, and of each
 UNSAVED_EXPOSURES = SUSPECTS = 100
-UNSAVED_STEPS = 10_000  # history kept in memory while the database refuses
 
 
 class Controller:
@@ -79,19 +80,18 @@ class Controller:
         self._incarnation = ""
         self._kept_s = self._saved_s = float("-inf")
         self._machines: tuple[Settings, dict[Host, Host]] | None = None
-        self._states: tuple[Settings, dict[Host, State]] | None = None
+        self._read_s = float("-inf")
         self._totals: Totals | None = None
         self._beside = Beside(database)
         self._listener = Listener()
-        self._proved = Counter[Host]()
+        self._proved: dict[Host, list[str]] = {}
         self._baseline = self._saved = Baseline()
-        self._verdicts: dict[Host, Verdict] = {}
-        self._unsaved: dict[Host, Verdict] = {}
         self._news: list[tuple[Transition, Evidence] | Exposure] = []
         self._suspects: list[Culprit] = []
         self._rounds, self._exposed = 0, (0, 0.0)
         self._unsaved_exposures: list[Exposure] = []
-        self._unsaved_steps: list[Transition] = []
+        self._judgement = Judgement(database)
+        self._judged = self._settings
         self._faults: dict[str, str] = {}
 
     @property
@@ -122,7 +122,7 @@ class Controller:
         self._exposed = self._database.exposed()
         self._incarnation = self._enforcement.incarnation
         self._baseline = self._saved = self._database.baseline(self._incarnation)
-        self._verdicts = self._database.verdicts(now_s)
+        self._judgement.start(now_s)
         self._origin = Origin(self._settings.router, next_epoch(int(self._database.meta("epoch") or 0)), 0)
         self._database.set_meta("epoch", str(self._origin.epoch))
         self._reports, self._bulletins = (Inbox(marks=marks_from_json(json.loads(
@@ -156,11 +156,8 @@ class Controller:
         sample = None
         with self._noting(faults, "kernel"):
             sample = self._sample(now_s)
-        steps = self._judge(sample, now_s, faults)
-        self._news += self._with_evidence(steps, sample)
-        for step in steps:
-            log.warning("verdict host=%s before=%s after=%s score=%.1f attempts=%d why=%r",
-                        step.host, step.before, step.after, step.score, step.attempts, step.why)
+        self._judge(sample, now_s, faults)
+        self._news += self._with_evidence(self._judgement.news(), sample)
         with self._noting(faults, "exchange"):
             self._signal(now_s, faults)
         self._log_changed_faults(faults)
@@ -202,19 +199,20 @@ class Controller:
         """What the metrics tell until the next round; nothing is read for it."""
         self._rounds += 1
         orders = Counter[str](order.kind for order in self._enforcement.standing)
-        states = Counter(verdict.state for verdict in self._verdicts.values())
+        states = self._judgement.counts()
         enforcing = self._settings.mode == "enforce" and "rules" not in pulse.faults and not orders["open"]
         return Figures(self._settings.mode, enforcing, self._totals, states, orders, self._rounds,
                        *self._exposed, alerts_pending, on_trial=self._enforcement.on_trial, pulse=pulse)
 
     def hosts_remembered(self) -> int:
         """How many hosts this process keeps a verdict on."""
-        return len(self._verdicts)
+        return len(self._judgement)
 
     def close(self, now_s: float) -> None:
         """Says good-bye in history. The table stays: a stopped daemon enforces as a running one does."""
         with self._noting({}, "database"):
             self._save()
+            self._judgement.flush()
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
         self._listener.close()
@@ -265,11 +263,14 @@ class Controller:
         totals = self._kernel.totals()
         if totals == self._totals:
             return None
-        sample = self._kernel.sample(now_s, self._totals)
+        since = self._totals
+        if self._judgement.owed and now_s - self._read_s >= READ_EVERY_S:
+            since, self._read_s = None, now_s  # which known destinations are tried again is of interest
+        sample = self._kernel.sample(now_s, since)
         self._totals = totals  # read before the elements: what came later makes the next round look again
         return sample
 
-    def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> list[Transition]:
+    def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> None:
         found = attempts.between(self._baseline, sample) if sample else {}
         for key in found.keys() & self._settings.canary_keys():
             del found[key]
@@ -282,25 +283,21 @@ class Controller:
         if own:
             self._tried = shared.tried(self._tried, own)
         evidence, self._told = shared.added(own, self._told), {}
-        before, judged = self._verdicts, detection.judge(
-            self._verdicts, evidence, self._settings.detection, now_s)
-        moved = {host: v for host, v in judged.items() if host in evidence
-                 or v.state is not before.get(host, v).state}
-        steps = transitions(before, moved.values())
-        if steps:
-            self._states = None
-        self._verdicts = judged
+        if self._settings is not self._judged:
+            self._judgement.settle(self._judged, self._settings, now_s)
+            self._judged = self._settings
+        with self._noting(faults, "database"):
+            self._judgement.forgive(self._settings, now_s)
+        self._judgement.weigh_attempts(evidence, self._settings, now_s)
         if sample:
             self._baseline = attempts.advance(self._baseline, sample)
-        self._unsaved |= moved
-        self._unsaved_steps = (self._unsaved_steps + steps)[-UNSAVED_STEPS:]
         with self._noting(faults, "database"):
             self._save_exposures(now_s)
-            if steps or now_s - self._saved_s >= SAVE_EVERY_S:
+            if self._judgement.steps or now_s - self._saved_s >= SAVE_EVERY_S:
                 self._save()
                 self._saved_s = now_s
+            self._judgement.explain(now_s)
             self._keep(now_s)
-        return steps
 
     def _verified(self, tables: Sequence[Mapping[Host, Attempts]]) -> dict[Host, Attempts]:
         """The handshakes that hosts have completed with the sinkhole; as attempts the rules counted them.
@@ -308,23 +305,25 @@ class Controller:
         A handshake may end a round later than its SYN was counted, so it waits for the host's next attempts.
         """
         for proof in self._listener.proofs(self._settings.sinkhole):
-            if len(self._proved) < MAX_PROVED:
-                self._proved[host_of(ip_address(proof.source))] += 1
+            host = host_of(ip_address(proof.source))
+            if len(self._proved) < MAX_PROVED or host in self._proved:
+                self._proved[host] = [*self._proved.get(host, ()), proof.destination][-MAX_PROOFS:]
         due = [host for host in self._proved if any(host in table for table in tables)]
-        return {host: Attempts(0, verified=self._proved.pop(host)) for host in due}
+        proofs = {host: tuple(self._proved.pop(host)) for host in due}
+        return {host: Attempts(0, verified=len(found), proven=found) for host, found in proofs.items()}
 
     def _save(self) -> None:
         """Records what is not recorded yet, of as many rounds as it may be. Counters and what came of them
         belong together, so a kill costs no attempt: the kernel still has what was counted since.
         """
-        beside = self._beside.unsaved()
-        if self._saved is self._baseline and not (beside or self._unsaved or self._unsaved_steps):
+        beside, judgement = self._beside.unsaved(), self._judgement
+        if self._saved is self._baseline and not (beside or judgement.unsaved or judgement.steps):
             return
         self._database.record(self._incarnation, changed(self._saved, self._baseline),
-                              self._unsaved.values(), self._unsaved_steps, beside)
+                              judgement.unsaved.values(), judgement.steps, beside)
         self._saved = self._baseline
         self._beside.saved()
-        self._unsaved, self._unsaved_steps = {}, []
+        judgement.saved()
 
     def _keep(self, now_s: float) -> None:
         """Now and then: drops clean hosts whose counters the kernel has let go, so that memory stays
@@ -336,10 +335,8 @@ class Controller:
         self._heal_database()
         counters = self._baseline.inventory.values, self._baseline.strangers.values, self._beside.hosts()
         machines = {self._machine_of.get(host, host) for counted in counters for host in counted}
-        gone = [host for host, verdict in self._verdicts.items()
-                if verdict.state is State.CLEAN and host not in machines]
-        for host in gone:
-            del self._verdicts[host]
+        self._judgement.explain(now_s, everything=True)
+        gone = self._judgement.keep(machines, now_s)
         self._database.forget(gone, now_s - attempts.REMEMBER_DESTINATION_S)
         self._database.keep_orders(now_s)
 
@@ -361,7 +358,7 @@ class Controller:
         try:
             if self._exchange is None:
                 self._exchange = self._connect()
-            states = self._bad()
+            states = self._judgement.states(self._machine_of)
             if self._published is None or self._due(states, now_s):
                 self._publish(self._exchange, states, now_s)
             if self._exchange.changed():
@@ -379,18 +376,13 @@ class Controller:
             raise ExchangeError("; ".join(f"the {kind} of {name!r} {why}, and is left out"
                                           for (kind, name), why in left_out))
 
-    def _bad(self) -> dict[Host, State]:
-        """The state of every host that is not clean, under all its keys; worked out when one has changed."""
-        if self._states is None or self._states[0] is not self._settings:
-            self._states = self._settings, states_by_key(self._verdicts.values(), self._machine_of)
-        return self._states[1]
-
     def _receive(self, exchange: Exchange, now_s: float) -> None:
         replayed = self._replayed()
         self._reports = self._reports.receive(exchange.reports(), now_s)
         self._bulletins = self._bulletins.receive(exchange.bulletins(), now_s)
         if self._replayed() > replayed:
             log.warning("replayed documents=%d effect=%r", self._replayed() - replayed, "none")
+        self._judgement.weigh_reports(self._reports.leases, self._settings, now_s)
         self._heard, told = self._heard.hear(
             (lease.document for lease in self._bulletins.leases.values()), self._settings.router)
         self._told = shared.added(self._told, attempts.joined([told], self._machine_of))
@@ -422,7 +414,9 @@ class Controller:
 
     def _publish(self, exchange: Exchange, states: dict[Host, State], now_s: float) -> None:
         self._origin = Origin(self._origin.name, self._origin.epoch, self._origin.sequence + 1)
-        exchange.publish(Bulletin(self._origin, self._settings.signal_lifetime_s, states, tried=self._tried))
+        causes = self._judgement.causes(self._machine_of)
+        exchange.publish(
+            Bulletin(self._origin, self._settings.signal_lifetime_s, states, causes, self._tried))
         self._published, self._told_of = (states, now_s), self._tried
 
     def _drop_exchange(self) -> None:

@@ -6,6 +6,7 @@ with the last committed row. Monotonic times are stored with the boot that they 
 """
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +21,17 @@ from egressguard.core.attempts import Baseline, Counters
 from egressguard.core.errors import DatabaseError
 from egressguard.core.exposure import Exposure
 from egressguard.core.hosts import Host
+from egressguard.core.memory import freeze, thaw
 from egressguard.core.orders import Order
 from egressguard.core.ruleset import FAMILY
-from egressguard.core.verdict import State, Transition, Verdict
+from egressguard.core.verdict import Cause, State, Transition, Verdict
+from egressguard.core.volumes import WINDOW_S, Volume
 from egressguard.ownership import make_beside
 
 K = TypeVar("K")
 BUSY_TIMEOUT_S = 2.0
+KEPT_WINDOWS = 30 * 144  # thirty days of what hosts did through relays
+MOST_VOLUMES = 2_000_000
 # Append only: entry n brings a file from schema n to n + 1. A file that exists somewhere is never read anew.
 MIGRATIONS = ("""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -55,11 +60,22 @@ CREATE TABLE beside_destination (family TEXT, host TEXT, address TEXT, count INT
 """, """
 ALTER TABLE history ADD COLUMN detail TEXT;
 DROP TABLE exposure;
+""", """
+ALTER TABLE verdict DROP COLUMN against;
+ALTER TABLE verdict ADD COLUMN cause TEXT DEFAULT 'unknown';
+ALTER TABLE verdict ADD COLUMN firm REAL DEFAULT 0;
+ALTER TABLE verdict ADD COLUMN until_s REAL DEFAULT 0;
+ALTER TABLE verdict ADD COLUMN memory BLOB;
+CREATE TABLE explanation (host TEXT PRIMARY KEY, body TEXT, at_s REAL, boot TEXT) WITHOUT ROWID;
+CREATE TABLE volume (host TEXT, window INTEGER, accepted INTEGER, deferred INTEGER, recipients INTEGER,
+                     refused INTEGER, PRIMARY KEY (host, window)) WITHOUT ROWID;
+CREATE INDEX volume_window ON volume (window);
 """)
 # Numbers that a file gives anew; and what stays behind: what is in force is written down again.
 OWN_NUMBERS = frozenset({("history", "id"), ("outbox", "number")})
 NOT_KEPT = frozenset({"configuration"})
 SCHEMA = len(MIGRATIONS)
+VERDICT_COLUMNS = "host, state, score, since_s, at_s, attempts, why, cause, firm, until_s, memory, boot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +185,15 @@ class Database:
     def verdicts(self, now_s: float) -> dict[Host, Verdict]:
         """The verdicts last recorded; those of an earlier boot as if they had been reached now."""
         with self._translated():
-            rows = self._db.execute(
-                "SELECT host, state, score, since_s, at_s, attempts, why, against, boot FROM verdict"
-            ).fetchall()
+            rows = self._db.execute(f"SELECT {VERDICT_COLUMNS} FROM verdict").fetchall()
         verdicts = {}
-        for host, state, score, since_s, at_s, attempts, why, against, boot in rows:
-            since_s, at_s = (since_s, at_s) if boot == self._boot else (now_s, now_s)
-            verdicts[Host(host)] = Verdict(Host(host), State(state), score, since_s, at_s, attempts, why,
-                                           against)
+        for host, state, score, since_s, at_s, attempts, why, cause, firm, until_s, memory, boot in rows:
+            if boot != self._boot:
+                since_s, until_s, at_s = now_s, now_s + max(0.0, until_s - at_s), now_s
+            state = State(state)
+            verdicts[Host(host)] = Verdict(
+                Host(host), state, score, since_s, at_s, attempts, why, Cause(cause), firm,
+                math.inf if state is State.CLEAN else until_s, memory=thaw(memory, at_s))
         return verdicts
 
     def record(self, incarnation: str, moved: Baseline, verdicts: Iterable[Verdict],
@@ -194,13 +211,22 @@ class Database:
             self._put_counters(db, moved)
             for family, (life, counters) in beside.items():
                 self._put_beside(db, family, life, counters)
-            db.executemany("INSERT OR REPLACE INTO verdict VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
-                (v.host, v.state, v.score, v.since_s, v.at_s, v.attempts, v.why, v.against, self._boot)
-                for v in verdicts))
+            self._put_verdicts(db, verdicts)
             db.executemany(
                 "INSERT INTO history (boot, at_s, kind, host, before, after, score, attempts, why)"
                 " VALUES (?, ?, 'verdict', ?, ?, ?, ?, ?, ?)",
                 ((self._boot, s.at_s, s.host, s.before, s.after, s.score, s.attempts, s.why) for s in steps))
+
+    def record_verdicts(self, verdicts: Iterable[Verdict]) -> None:
+        """Verdicts alone: what counters do not explain."""
+        with self.transaction() as db:
+            self._put_verdicts(db, verdicts)
+
+    def _put_verdicts(self, db: sqlite3.Connection, verdicts: Iterable[Verdict]) -> None:
+        db.executemany(
+            f"INSERT OR REPLACE INTO verdict ({VERDICT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            ((v.host, v.state, v.score, v.since_s, v.at_s, v.attempts, v.why, v.cause, v.firm,
+              0.0 if v.until_s == math.inf else v.until_s, freeze(v.memory), self._boot) for v in verdicts))
 
     @staticmethod
     def _put_counters(db: sqlite3.Connection, moved: Baseline) -> None:
@@ -231,10 +257,66 @@ class Database:
         gone = [(host,) for host in hosts]
         with self.transaction() as db:
             db.executemany("DELETE FROM verdict WHERE host = ?", gone)
+            db.executemany("DELETE FROM explanation WHERE host = ?", gone)
             db.executemany("DELETE FROM counter WHERE host = ?", gone)
             db.executemany("DELETE FROM beside_counter WHERE host = ?", gone)
             db.execute("DELETE FROM destination WHERE at_s < ?", (before_s,))
             db.execute("DELETE FROM beside_destination WHERE at_s < ?", (before_s,))
+
+    def explain(self, bodies: Mapping[Host, str], now_s: float) -> None:
+        """Keeps what made the verdicts on these hosts, as text that `core.explanation` reads."""
+        with self.transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO explanation VALUES (?, ?, ?, ?)",
+                           ((host, body, now_s, self._boot) for host, body in bodies.items()))
+
+    def explanation(self, host: Host) -> tuple[str, float] | None:
+        """What made the verdict on `host`, and when that was kept; None when nothing of this boot is."""
+        with self._translated():
+            row = self._db.execute("SELECT body, at_s FROM explanation WHERE host = ? AND boot = ?",
+                                   (host, self._boot)).fetchone()
+        return None if row is None else (str(row[0]), float(row[1]))
+
+    def add_volumes(self, volumes: Mapping[Host, Volume], window: int | None = None) -> None:
+        """Adds what relays have reported to the present window of ten minutes of wall time (or to `window`,
+        in such windows since 1970), and drops what is too old or too much.
+        """
+        with self.transaction() as db:
+            now = db.execute(f"SELECT CAST(strftime('%s', 'now') AS INTEGER) / {WINDOW_S}").fetchone()[0]
+            db.executemany(
+                "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (host, window) DO UPDATE SET"
+                " accepted = accepted + excluded.accepted, deferred = deferred + excluded.deferred,"
+                " recipients = recipients + excluded.recipients, refused = refused + excluded.refused",
+                ((host, now if window is None else window, v.accepted, v.deferred, v.recipients, v.refused)
+                 for host, v in volumes.items()))
+            db.execute("DELETE FROM volume WHERE window < ?", (now - KEPT_WINDOWS,))
+            self._drop_oldest_volumes(db)
+
+    @staticmethod
+    def _drop_oldest_volumes(db: sqlite3.Connection) -> None:
+        """A site of many busy hosts keeps fewer days."""
+        rows = db.execute("SELECT count(*) FROM volume").fetchone()[0]
+        if rows > MOST_VOLUMES:
+            db.execute("DELETE FROM volume WHERE window <= (SELECT window FROM volume ORDER BY window"
+                       " LIMIT 1 OFFSET ?)", (rows - MOST_VOLUMES,))
+
+    def volumes(self) -> dict[Host, dict[int, Volume]]:
+        """What each host did through relays, by window."""
+        with self._translated():
+            rows = self._db.execute("SELECT host, window, accepted, deferred, recipients, refused FROM volume"
+                                    " ORDER BY host, window").fetchall()
+        found: dict[Host, dict[int, Volume]] = {}
+        for host, window, *counts in rows:
+            found.setdefault(Host(host), {})[window] = Volume(*counts)
+        return found
+
+    def released(self, after: int) -> tuple[int, list[Host]]:
+        """The hosts that were released since line `after` of history, and its last line."""
+        with self._translated():
+            last = self._db.execute("SELECT max(id) FROM history").fetchone()[0] or 0
+            rows = [] if last == after else self._db.execute(
+                "SELECT host FROM history WHERE id > ? AND kind = 'release' AND host IS NOT NULL",
+                (after,)).fetchall()
+        return last, [Host(host) for host, in rows]
 
     def event(self, now_s: float, kind: str, why: str) -> None:
         """Adds a line to history that is about no host: a start, a repair, a reload."""
@@ -275,9 +357,11 @@ class Database:
                 (o.number, o.kind, o.host, o.destination, o.owner, o.reason, o.remaining_s, now_s, self._boot)
                 for o in standing))
 
-    def end_orders(self, numbers: Iterable[int], host: Host | None, why: str, now_s: float) -> None:
-        """Ends orders before their time, and says so in history."""
+    def end_orders(self, numbers: Iterable[int], host: Host | None, why: str, now_s: float,
+                   verdict: Verdict | None = None) -> None:
+        """Ends orders before their time, and says so in history, with the `verdict` that stands after it."""
         with self.transaction() as db:
+            self._put_verdicts(db, [verdict] if verdict is not None else [])
             db.executemany("DELETE FROM standing_order WHERE number = ?", [(n,) for n in numbers])
             self._note(db, now_s, "release", host, why)
 

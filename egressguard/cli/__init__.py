@@ -15,6 +15,7 @@ from egressguard.cli import orders, trial
 from egressguard.cli import status as status_view
 from egressguard.cli.examples import EXAMPLES
 from egressguard.cli.exchange import exchange, exchange_setup
+from egressguard.cli.explain import explain
 from egressguard.cli.folding import folded
 from egressguard.cli.history import history_json, history_text
 from egressguard.cli.host_argument import HOST
@@ -23,6 +24,8 @@ from egressguard.cli.mta_config import mta_config
 from egressguard.cli.notify import notify
 from egressguard.cli.options import config_option, json_option
 from egressguard.cli.progress import waiting
+from egressguard.cli.replay import replay_
+from egressguard.cli.tune import tune
 from egressguard.command_line import add_examples, completion, finish
 from egressguard.config import read_site
 from egressguard.core.health import findings, health, standings
@@ -242,18 +245,22 @@ def open_(for_: str, reason: str, config: Path) -> None:
 @reason_option
 @config_option
 def release(host: str | None, reason: str, config: Path) -> None:
-    """End what stands on HOST before its time.
+    """End what stands on HOST before its time, and forgive it.
 
-    Its exceptions and quarantines; without HOST, shuts port 25 again.
+    Its exceptions and quarantines; without HOST, shuts port 25 again. A forgiven host is clean; the
+    destinations that it has tried do not convict it again, new ones do.
     """
     click.echo(orders.end(config, Host(host) if host else None, reason))
 
 
 cli.add_command(exchange)
 cli.add_command(exchange_setup)
+cli.add_command(explain)
 cli.add_command(init)
 cli.add_command(mta_config)
 cli.add_command(notify)
+cli.add_command(replay_)
+cli.add_command(tune)
 cli.add_command(completion("egressguard"))
 add_examples(cli, EXAMPLES)
 

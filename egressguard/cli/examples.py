@@ -32,6 +32,10 @@ EXAMPLES = {
         egressguard exchange-setup --address 192.0.2.10
         egressguard exchange-setup --new-key
     """,
+    "explain": """
+        egressguard explain web2
+        egressguard explain 198.51.100.12 --json
+    """,
     "history": """
         egressguard history
         egressguard history web2 --limit 5
@@ -66,6 +70,11 @@ EXAMPLES = {
         egressguard release --reason "the relay is up again"      # shuts what `open` opened
     """,
     "run": "egressguard run --config /etc/egressguard/egressguard.toml",
+    "replay": "egressguard replay docs/examples/trace.csv",
+    "tune": """
+        egressguard tune
+        egressguard tune --target 0.005 --json
+    """,
     "status": """
         egressguard status
         egressguard status --watch           # until Ctrl-C

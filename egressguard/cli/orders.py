@@ -15,12 +15,13 @@ from pathlib import Path
 from egressguard.boot import boot_id, now_s
 from egressguard.config import Site, read_site
 from egressguard.configurations import Configurations
-from egressguard.core import orders
+from egressguard.core import detection, orders
 from egressguard.core.errors import EgressguardError, KernelError
 from egressguard.core.hosts import Host, canonical_address, host_of
 from egressguard.core.orders import Order
 from egressguard.core.plan import transaction
 from egressguard.core.settings import Settings
+from egressguard.core.verdict import State
 from egressguard.core.wanted import kept
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
@@ -81,15 +82,21 @@ def give(config: Path, order: Order) -> str:
 
 
 def end(config: Path, host: Host | None, reason: str) -> str:
-    """Ends every order on `host`, or with None the opening, before its time."""
+    """Ends every order on `host` before its time, and forgives it; with None, ends the opening."""
     with in_force(config) as (site, database, enforcement):
         standing = database.orders(now_s())
         ended = [o for o in standing if _concerns(o, host, site.settings)]
-        if not ended:
-            raise EgressguardError(f"no order stands on {host or 'the site'}")
-        database.end_orders([o.number for o in ended], host, reason, now_s())
-        _carry_out(enforcement)
-    return "\n".join(f"ended: {order.describe()}" for order in ended)
+        first = None if host is None else site.settings.machine_of().get(host, host)
+        judged = None if first is None else database.verdicts(now_s()).get(first)
+        bad = judged is not None and judged.state is not State.CLEAN
+        if not ended and not bad:
+            raise EgressguardError(f"no order stands on {host or 'the site'}"
+                                   + (", and its verdict is clean" if host is not None else ""))
+        database.end_orders([o.number for o in ended], first, reason, now_s(),
+                            detection.release(judged, now_s()) if judged is not None else None)
+        if ended:
+            _carry_out(enforcement)
+    return "\n".join([*(f"ended: {order.describe()}" for order in ended), *([f"forgiven: {first}"] * bad)])
 
 
 def _concerns(order: Order, host: Host | None, settings: Settings) -> bool:

@@ -200,6 +200,8 @@ def _host_json(seen: Observation, host: Standing) -> dict[str, Any]:
         "verdict_age_s": _verdict_age(seen, verdict),
         "in_this_state_s": _age(seen, verdict.since_s if verdict else None),
         "tier": host.tier, "macs": sorted(host.macs), "why": verdict.why if verdict else "",
+        "cause": verdict.cause if verdict else "unknown",
+        "hold_proposed": verdict is not None and verdict.hold,
     }
 
 

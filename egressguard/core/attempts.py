@@ -118,28 +118,32 @@ class Baseline:
 
 
 class Attempts(NamedTuple):
-    """One host's attempts between two samples: to destinations that are new to it, to known ones, and to
-    ones that had no room in the kernel's sets, so that nobody knows.
+    """One host's attempts between two samples: to destinations that are new to it, to known ones that it
+    tried again, and to ones that had no room in the kernel's sets, so that nobody knows.
 
-    `verified` handshakes of the host were completed with a sinkhole, which no neighbour can do in its name.
+    Those that were `retried` are told when destinations are read, which may be later than the attempts.
+    `verified` handshakes of the host were completed with a sinkhole, towards the destinations `proven`, which
+    no neighbour can do in its name.
     """
 
     count: int  # type: ignore[assignment]
     new_destinations: tuple[Destination, ...] = ()
     unknown: int = 0
+    retried: tuple[Destination, ...] = ()
     verified: int = 0
+    proven: tuple[Destination, ...] = ()
 
 
 def between(baseline: Baseline, sample: Sample) -> dict[Host, Attempts]:
     """Each host's attempts since `baseline`; hosts without any are absent."""
     full = sample.totals.fanout_overflow > baseline.fanout_overflow
-    new, recorded = _new_destinations(baseline, sample), _recorded(baseline, sample) if full else {}
+    new, (recorded, again) = _new_destinations(baseline, sample), _recorded(baseline, sample)
     result: dict[Host, Attempts] = {}
     for counters, values, lifetime_s in ((baseline.strangers, sample.strangers, STRANGER_LIFETIME_S),
                                          (baseline.inventory, sample.inventory, float("inf"))):
         for host, added in counters.growth(values, sample.at_s, lifetime_s):
             unknown = max(0, added - recorded.get(host, 0)) if full else 0
-            result[host] = Attempts(added, tuple(new.get(host, ())), unknown)
+            result[host] = Attempts(added, tuple(new.get(host, ())), unknown, tuple(again.get(host, ())))
     return result
 
 
@@ -151,13 +155,17 @@ def _new_destinations(baseline: Baseline, sample: Sample) -> dict[Host, list[Des
     return new
 
 
-def _recorded(baseline: Baseline, sample: Sample) -> dict[Host, int]:
-    """How many of each host's attempts went to any destination that is recorded."""
+def _recorded(baseline: Baseline, sample: Sample) -> tuple[dict[Host, int], dict[Host, list[Destination]]]:
+    """How many of each host's attempts went to any destination that is recorded, and which ones it knew."""
     recorded: dict[Host, int] = {}
-    for (host, _), added in baseline.destinations.growth(sample.destinations or {}, sample.at_s,
-                                                         DESTINATION_LIFETIME_S):
-        recorded[host] = recorded.get(host, 0) + added
-    return recorded
+    again: dict[Host, list[Destination]] = {}
+    known = baseline.destinations.values
+    for (host, destination), grown in baseline.destinations.growth(sample.destinations or {}, sample.at_s,
+                                                                   DESTINATION_LIFETIME_S):
+        recorded[host] = recorded.get(host, 0) + grown
+        if (host, destination) in known:
+            again.setdefault(host, []).append(destination)
+    return recorded, again
 
 
 def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host, Host]
@@ -173,7 +181,8 @@ def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host
 def added(one: Attempts, other: Attempts) -> Attempts:
     """Both together."""
     return Attempts(one.count + other.count, one.new_destinations + other.new_destinations,
-                    one.unknown + other.unknown, one.verified + other.verified)
+                    one.unknown + other.unknown, one.retried + other.retried, one.verified + other.verified,
+                    one.proven + other.proven)
 
 
 def increase(seen: int | None, count: int) -> int:

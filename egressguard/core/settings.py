@@ -107,15 +107,17 @@ class Detection:
     """How evidence becomes a verdict (core/detection.py explains the test).
 
     `false_alarm` and `missed` are the error rates α and β of `compromised`;
-    `suspect_false_alarm` is the α of `suspect`. A score halves every `half_life_s`.
+    `suspect_false_alarm` is the α of `suspect`, `hold_false_alarm` that of a proposal to hold or quarantine.
+    A score halves every `half_life_s`.
     """
 
     false_alarm: float = 0.001
     suspect_false_alarm: float = 0.05
+    hold_false_alarm: float = 0.00001
     missed: float = 0.01
     new_destination_if_spambot: float = 0.9
     new_destination_if_benign: float = 0.2
-    half_life_s: float = 3600.0
+    half_life_s: float = 7200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +338,7 @@ def _number_mistakes(settings: Settings) -> Iterator[Mistake]:
         ("detection.half_life_s", settings.detection.half_life_s, 60, 30 * 86400),
         ("detection.false_alarm", settings.detection.false_alarm, 1e-9, 0.5),
         ("detection.suspect_false_alarm", settings.detection.suspect_false_alarm, 1e-9, 0.5),
+        ("detection.hold_false_alarm", settings.detection.hold_false_alarm, 1e-9, 0.5),
         ("detection.missed", settings.detection.missed, 1e-9, 0.5),
         ("detection.new_destination_if_spambot",
          settings.detection.new_destination_if_spambot, 0.01, 0.99),
@@ -352,6 +355,9 @@ def _order_mistakes(detection: Detection) -> Iterator[Mistake]:
     if detection.false_alarm > detection.suspect_false_alarm:
         yield Mistake("detection.false_alarm",
                       "is above suspect_false_alarm: `compromised` needs more evidence than `suspect`")
+    if detection.hold_false_alarm > detection.false_alarm:
+        yield Mistake("detection.hold_false_alarm",
+                      "is above false_alarm: proposing to hold a host needs more evidence than `compromised`")
     if detection.new_destination_if_spambot <= detection.new_destination_if_benign:
         yield Mistake("detection.new_destination_if_spambot", "is not above "
                       "new_destination_if_benign: new destinations must speak for a spambot")

@@ -1,10 +1,13 @@
 """What egressguard thinks of a host, and what a relay makes of it."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from egressguard.core.hosts import Host
+from egressguard.core.memory import NOTHING, Memory
 
 
 class State(StrEnum):
@@ -31,12 +34,24 @@ class Tier(StrEnum):
     HELD = "held"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A host's standing at `at_s` (monotonic seconds).
+class Cause(StrEnum):
+    """What a host's attempts look like."""
 
-    `score` is what speaks for a compromise less what speaks `against` it, in log-odds (detection.py);
-    `since_s` is when `state` was reached, `attempts` what the router has counted for the host, ever.
+    UNKNOWN = "unknown"
+    SPAMBOT = "spambot"
+    MTA = "misrouted MTA"
+    APPLICATION = "misconfigured application"
+    PROBER = "prober"
+
+
+class Verdict(NamedTuple):
+    """A host's standing at `at_s` (monotonic seconds), when evidence was last weighed.
+
+    `score` is the log-odds of a compromise against the benign cause that explains the evidence best
+    (detection.py), as at `at_s`; `firm` is the part of it that no neighbour can have forged. `since_s` is
+    when `state` was reached, `until_s` when it falls if nothing more happens; `attempts` is what the router
+    has counted for the host, ever; `hold` proposes what only a person may order. A tuple, because ten
+    thousand of them are made in a round.
     """
 
     host: Host
@@ -46,7 +61,11 @@ class Verdict:
     at_s: float
     attempts: int = 0
     why: str = ""
-    against: float = 0.0
+    cause: Cause = Cause.UNKNOWN
+    firm: float = 0.0
+    until_s: float = math.inf
+    hold: bool = False
+    memory: Memory = NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def test_what_found_no_room_is_unknown_for_whom_it_was_and_for_nobody_else() -> 
     first = Sample(0, Totals(), {WEB1: 5, WEB2: 5}, {}, {(WEB1, "a"): 5, (WEB2, "b"): 5})
     baseline = advance(Baseline(), first)
     full = Sample(1, Totals(fanout_overflow=7), {WEB1: 12, WEB2: 9}, {}, {(WEB1, "a"): 5, (WEB2, "b"): 9})
-    assert between(baseline, full) == {WEB1: Attempts(7, (), 7), WEB2: Attempts(4)}
+    assert between(baseline, full) == {WEB1: Attempts(7, (), 7), WEB2: Attempts(4, retried=("b",))}
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.booleans(), st.booleans()), max_size=30))

@@ -137,7 +137,7 @@ def test_an_earlier_versions_table_is_replaced_and_history_says_so(tmp_path: Pat
 
 
 def test_attempts_become_a_verdict_under_every_key_of_the_machine(router: Router) -> None:
-    for n in range(3):
+    for n in range(4):
         router.kernel.packet(WEB, f"203.0.113.{n}")
         router.kernel.packet(WEB6, f"2001:db8:ffff::{n}")
     router.round()
@@ -176,18 +176,18 @@ def test_a_database_that_refuses_stops_nothing_and_misses_nothing(router: Router
         raise DatabaseError("database or disk is full")
 
     monkeypatch.setattr(router.database, "record", full)
-    for n in range(5):
+    for n in range(6):
         router.kernel.packet(WEB, f"203.0.113.{n}")
         assert "full" in router.round()["database"]
     assert router.published()[WEB] is State.COMPROMISED
     assert "full" in router.round()["database"], "the fault stands until what it cost is recorded"
     monkeypatch.setattr(router.database, "record", real)
     assert router.round() == {}
-    assert router.attempts() == 5
+    assert router.attempts() == 6
     router.restart()
     router.kernel.packet(WEB, "203.0.113.9")
     router.round()
-    assert router.attempts() == 6
+    assert router.attempts() == 7
     assert [e.after for e in router.database.history(WEB)] == ["suspect", "compromised"]
 
 
@@ -208,7 +208,7 @@ def test_a_full_database_during_a_repair_does_not_repeat_the_repair(router: Rout
 def test_an_exchange_that_is_away_stops_nothing_and_is_told_later(router: Router) -> None:
     router.away = True
     router.restart()
-    for n in range(5):
+    for n in range(6):
         router.kernel.packet(WEB, f"203.0.113.{n}")
     assert router.round() == {"exchange": "the exchange is away"}
     router.away = False
@@ -287,7 +287,7 @@ def test_new_settings_are_applied_as_a_difference(router: Router) -> None:
     router.controller.reconfigure(Site(replace(SETTINGS, mode="observe"), RULES), router.now_s)
     assert router.kernel.elements["observed_family"] == {("ipv4",), ("ipv6",)}
     router.kernel.packet(WEB, "203.0.113.2")
-    router.round()
+    router.round(5.0)
     assert router.attempts() == 2
 
 

@@ -9,14 +9,16 @@ import pytest
 from egressguard.core.attempts import Baseline, Counters
 from egressguard.core.errors import DatabaseError
 from egressguard.core.hosts import Host
+from egressguard.core.memory import Memory, freeze, thaw
 from egressguard.core.orders import Order
-from egressguard.core.verdict import State, Verdict
+from egressguard.core.verdict import Cause, State, Verdict
 from egressguard.database import MIGRATIONS, Database, changed, open_database
 
 WEB = Host("198.51.100.12")
 COUNTERS = Baseline(Counters({WEB: 3}, 5.0), Counters(), Counters({(WEB, "203.0.113.1"): 3}, 5.0))
 NOTHING = Baseline()
-VERDICT = Verdict(WEB, State.SUSPECT, 3.5, 4.0, 5.0, 3, "because", 1.5)
+VERDICT = Verdict(WEB, State.SUSPECT, 3.5, 4.0, 5.0, 3, "because", Cause.SPAMBOT, 1.5, 65.0,
+                  memory=thaw(freeze(Memory(gained=3.5, application=0.5, visits=(1, 0, 2, 0))), 5.0))
 
 
 def test_a_round_comes_back_whole(tmp_path: Path) -> None:
@@ -41,7 +43,8 @@ def test_a_verdict_of_another_boot_counts_from_now(tmp_path: Path) -> None:
     first.record("life", COUNTERS, [VERDICT], [])
     first.close()
     second = Database(tmp_path / "d.db", "next boot")
-    assert second.verdicts(1.0)[WEB] == Verdict(WEB, State.SUSPECT, 3.5, 1.0, 1.0, 3, "because", 1.5)
+    assert second.verdicts(1.0)[WEB] == VERDICT._replace(
+        since_s=1.0, at_s=1.0, until_s=61.0, memory=thaw(freeze(VERDICT.memory), 1.0))
     second.close()
 
 

@@ -1,57 +1,78 @@
-"""The sequential test: what it takes to be suspected, to be compromised, and to be forgiven."""
+"""The sequential test: what it takes to be suspected, to be compromised, to be forgiven; and what no attacker
+can make of it.
+"""
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egressguard.core import detection, queue, weights
 from egressguard.core.attempts import Attempts
-from egressguard.core.detection import judge, weights
+from egressguard.core.causes import likeliest
+from egressguard.core.detection import judge, judge_reports, release
 from egressguard.core.hosts import Host
 from egressguard.core.settings import Detection
-from egressguard.core.verdict import State, Verdict, states_by_key, transitions
+from egressguard.core.verdict import Cause, State, Verdict, states_by_key, transitions
+from egressguard.core.volumes import Volume
 
 WEB = Host("198.51.100.12")
 SETTINGS = Detection()
+W = weights.weights(SETTINGS)
 
 
-def new(count: int) -> Attempts:
-    return Attempts(count, tuple(f"203.0.113.{n}" for n in range(count)))
+def names(first: int, count: int) -> tuple[str, ...]:
+    return tuple(f"2001:db8:ffff::{n:x}" for n in range(first, first + count))
 
 
-def after(rounds: Iterable[Attempts], period_s: float = 1.0) -> Verdict:
+def new(count: int, first: int = 0) -> Attempts:
+    return Attempts(count, names(first, count))
+
+
+def again(count: int = 1) -> Attempts:
+    return Attempts(count, (), 0, names(0, 1))
+
+
+def after(rounds: Iterable[Attempts], period_s: float = 1.0, settings: Detection = SETTINGS) -> Verdict:
     verdicts: dict[Host, Verdict] = {}
     for number, attempts in enumerate(rounds):
-        verdicts = judge(verdicts, {WEB: attempts}, SETTINGS, number * period_s)
+        verdicts |= judge(verdicts, {WEB: attempts}, settings, number * period_s)
     return verdicts[WEB]
 
 
 @pytest.mark.parametrize(("destinations", "state"), [
-    (1, State.CLEAN), (2, State.SUSPECT), (4, State.SUSPECT), (5, State.COMPROMISED), (500, State.COMPROMISED),
+    (1, State.CLEAN), (4, State.CLEAN), (5, State.SUSPECT), (6, State.COMPROMISED), (200, State.COMPROMISED),
 ])
 def test_new_destinations_decide(destinations: int, state: State) -> None:
     assert after([new(destinations)]).state is state
-    assert after([new(1)] * destinations).state is state
+    assert after(new(1, n) for n in range(destinations)).state is state
 
 
 def test_retries_to_one_destination_stay_clean() -> None:
-    assert after([new(1), *[Attempts(1)] * 100]).state is State.CLEAN
+    assert after([new(1), *[again()] * 100]).state is State.CLEAN
 
 
 def test_a_burst_that_mixes_retries_in_cannot_talk_itself_down() -> None:
-    assert after([Attempts(60, new(20).new_destinations)]).state is State.COMPROMISED
+    assert after([Attempts(60, names(0, 20))]).state is State.COMPROMISED
 
 
 @pytest.mark.parametrize("repeats", [1, 15, 10_000])
 def test_no_repetition_washes_a_verdict_away(repeats: int) -> None:
-    assert after([new(5), *[Attempts(1)] * repeats], 0.0).state is State.COMPROMISED
-    assert after([new(5), Attempts(repeats), Attempts(repeats)]).state is State.COMPROMISED
+    assert after([new(6), *[again()] * repeats], 0.0).state is State.COMPROMISED
+    assert after([new(6), again(repeats), again(repeats)]).state is State.COMPROMISED
+
+
+def test_without_the_cap_on_repetitions_a_bot_would_wash_its_verdict_away(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "CANCELLED_AT_MOST", 1.0)
+    assert after([new(6), again(10)]).state is State.CLEAN
 
 
 def test_a_bot_that_tries_every_destination_twice_is_found() -> None:
-    tries = [a for n in range(12) for a in (Attempts(1, (f"203.0.113.{n}",)), Attempts(1))]
-    assert after(tries).state is State.COMPROMISED
+    assert after(a for n in range(12) for a in (new(1, n), again())).state is State.COMPROMISED
 
 
 def test_what_could_not_be_recorded_counts_as_new() -> None:
@@ -59,18 +80,19 @@ def test_what_could_not_be_recorded_counts_as_new() -> None:
 
 
 def test_the_score_halves_every_half_life_and_the_verdict_falls_late() -> None:
-    verdicts = judge({}, {WEB: new(5)}, SETTINGS, 0.0)
-    score = verdicts[WEB].score
-    later = judge(verdicts, {}, SETTINGS, SETTINGS.half_life_s)[WEB]
-    assert later.score == pytest.approx(score / 2)
-    assert later.state is State.COMPROMISED, "half of the bound is not yet left behind"
-    assert judge(verdicts, {}, SETTINGS, 2 * SETTINGS.half_life_s)[WEB].state is State.SUSPECT
-    assert judge(verdicts, {}, SETTINGS, 4 * SETTINGS.half_life_s)[WEB].state is State.CLEAN
+    verdicts = judge({}, {WEB: new(6)}, SETTINGS, 0.0)
+    verdict, half_life_s = verdicts[WEB], SETTINGS.half_life_s
+    assert verdict.until_s == pytest.approx(half_life_s, rel=0.01), "until half of the bound"
+    assert judge(verdicts, {}, SETTINGS, verdict.until_s - 1) == {}, "nothing is judged that cannot change"
+    fallen = judge(verdicts, {}, SETTINGS, verdict.until_s + 1)
+    assert fallen[WEB].score == pytest.approx(verdict.score / 2, rel=0.01)
+    assert fallen[WEB].state is State.SUSPECT
+    assert judge(fallen, {}, SETTINGS, fallen[WEB].until_s + 1)[WEB].state is State.CLEAN
 
 
 def test_a_clock_that_stands_still_or_steps_back_changes_nothing() -> None:
-    verdicts = judge({}, {WEB: new(5)}, SETTINGS, 100.0)
-    assert judge(verdicts, {}, SETTINGS, 50.0)[WEB].score == verdicts[WEB].score
+    verdicts = judge({}, {WEB: new(6)}, SETTINGS, 100.0)
+    assert judge(verdicts, {WEB: Attempts(0)}, SETTINGS, 50.0)[WEB].score == verdicts[WEB].score
 
 
 def test_every_state_on_the_way_is_a_step_of_history() -> None:
@@ -80,22 +102,194 @@ def test_every_state_on_the_way_is_a_step_of_history() -> None:
 
 
 def test_a_lower_error_rate_asks_for_more_evidence() -> None:
-    strict = weights(Detection(false_alarm=1e-6))
-    assert strict.compromised > weights(SETTINGS).compromised
-
-
-@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50), st.floats(0, 1e6)), max_size=40))
-def test_scores_stay_finite_and_attempts_add_up(rounds: list[tuple[int, int, float]]) -> None:
-    verdicts: dict[Host, Verdict] = {}
-    now_s, total = 0.0, 0
-    for count, destinations, pause_s in rounds:
-        now_s, total = now_s + pause_s, total + count
-        verdicts = judge(verdicts, {WEB: Attempts(count, new(destinations).new_destinations)}, SETTINGS, now_s)
-        assert 0 <= verdicts[WEB].score <= 2 * weights(SETTINGS).compromised
-    assert not rounds or verdicts[WEB].attempts == total
+    assert after([new(6)], settings=replace(SETTINGS, false_alarm=1e-6)).state is State.SUSPECT
 
 
 def test_a_verdict_holds_under_every_key_of_its_machine() -> None:
     six = Host("2001:db8:0:12::/64")
-    verdict = after([new(5)])
-    assert states_by_key([verdict], {WEB: WEB, six: WEB}) == {WEB: State.COMPROMISED, six: State.COMPROMISED}
+    assert states_by_key([after([new(6)])], {WEB: WEB, six: WEB}) == {
+        WEB: State.COMPROMISED, six: State.COMPROMISED}
+
+
+# Properties
+
+ROUNDS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50), st.integers(0, 3), st.floats(0, 1e6)), max_size=30)
+
+
+@given(ROUNDS)
+def test_scores_stay_finite_and_bounded_and_attempts_add_up(rounds: list[tuple[int, int, int, float]]) -> None:
+    verdicts: dict[Host, Verdict] = {}
+    now_s, total = 0.0, 0
+    for count, destinations, verified, pause_s in rounds:
+        now_s, total = now_s + pause_s, total + count
+        found = Attempts(count, names(total, min(count, destinations)), 0, names(0, 1), verified,
+                         names(total, verified))
+        verdicts |= judge(verdicts, {WEB: found}, SETTINGS, now_s, settling=bool(total % 2))
+        verdicts |= judge_reports(verdicts, {WEB: Volume(count, verified, count, destinations, 1, destinations)},
+                                  SETTINGS, now_s)
+        verdict = verdicts[WEB]
+        assert math.isfinite(verdict.score)
+        assert 0 <= verdict.firm <= verdict.score <= W.ceiling + W.most_from_relays
+        assert verdict.until_s >= now_s
+    assert not rounds or verdicts[WEB].attempts == total
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 100))
+def test_more_new_destinations_never_lower_the_score(some: int, more: int, repeats: int) -> None:
+    before = Attempts(some + repeats, names(0, some), 0, names(0, 1))
+    less, larger = after([before, Attempts(50)]), after([before, Attempts(50, names(1000, min(more, 50)))])
+    assert larger.score >= less.score
+    assert after([before, new(more, 1000)]).score >= after([before]).score * 0.999, "one second of decay"
+
+
+@given(st.lists(st.integers(1, 9), max_size=12), st.randoms())
+def test_new_destinations_weigh_the_same_in_any_order_and_in_any_rounds(parts: list[int], random: object) -> None:
+    whole = names(0, sum(parts))
+    shuffled = list(whole)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    verdicts: dict[Host, Verdict] = {}
+    for size in parts:
+        part, shuffled = tuple(shuffled[:size]), shuffled[size:]
+        verdicts |= judge(verdicts, {WEB: Attempts(size, part)}, SETTINGS, 5.0)
+    if parts:
+        one = judge({}, {WEB: Attempts(len(whole), whole)}, SETTINGS, 5.0)[WEB]
+        assert verdicts[WEB].memory.gained == pytest.approx(one.memory.gained)
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=1, max_size=30))
+def test_attempts_alone_never_propose_to_hold_a_host(rounds: list[tuple[int, bool]]) -> None:
+    """Attempts can be forged by a neighbour, handshakes and mail through a relay cannot."""
+    verdict = after(new(count, 1000 * n) if fresh else again(count) for n, (count, fresh) in enumerate(rounds))
+    assert verdict.firm == 0
+    assert not verdict.hold
+
+
+def test_handshakes_do_propose_it() -> None:
+    """They come a moment after the attempts that they belong to."""
+    assert after([new(20), Attempts(0, verified=20, proven=names(0, 20))]).hold
+    assert not after([new(20), Attempts(0, verified=3, proven=names(0, 3))]).hold
+
+
+def test_attempts_forged_in_the_name_of_a_host_with_a_smarthost_propose_nothing() -> None:
+    """Its own program completes handshakes, with a few destinations, as often as it likes."""
+    own = Attempts(4, (), 0, names(0, 4), 4, names(0, 4))
+    verdict = after([new(4), *[own] * 50, new(200, 1000), *[own] * 50])
+    assert verdict.state is State.COMPROMISED, "a forged verdict only tightens"
+    assert not verdict.hold
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=30))
+def test_reports_alone_make_nobody_compromised_and_propose_nothing(reports: list[tuple[int, int]]) -> None:
+    verdicts: dict[Host, Verdict] = {}
+    for n, (accepted, refused) in enumerate(reports):
+        verdicts |= judge_reports(verdicts, {WEB: Volume(accepted, refused, accepted, refused, accepted, 9)}, SETTINGS, n)
+    assert not verdicts or verdicts[WEB].state is not State.COMPROMISED
+    assert not verdicts or not verdicts[WEB].hold
+
+
+def test_without_their_cap_reports_alone_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "MOST_FROM_RELAYS", 99.0)
+    weights.weights.cache_clear()
+    refused = {WEB: Volume(0, 0, 0, 50, 0, 9)}
+    assert judge_reports({}, refused, SETTINGS, 0.0)[WEB].state is State.COMPROMISED
+    monkeypatch.undo()
+    weights.weights.cache_clear()
+    assert judge_reports({}, refused, SETTINGS, 0.0)[WEB].state is State.SUSPECT
+
+
+def test_reports_and_attempts_are_one_sum() -> None:
+    verdicts = judge_reports({}, {WEB: Volume(5, 0, 5, 20, 0, 2)}, SETTINGS, 0.0)
+    assert judge(verdicts, {WEB: new(5)}, SETTINGS, 1.0)[WEB].state is State.COMPROMISED
+
+
+def test_a_customer_who_mails_well_is_not_suspected() -> None:
+    verdicts: dict[Host, Verdict] = {}
+    for n in range(500):
+        verdicts |= judge_reports(verdicts, {WEB: Volume(20, 1, 25, 1, 1, n)}, SETTINGS, n * 5.0)
+    assert verdicts[WEB].state is State.CLEAN
+
+
+# A mail server's queue
+
+MAILS = {WEB: Volume(100, 0, 100, 1, 5, 40)}
+
+
+def lost_way(retry_s: float | None, extra: int = 0) -> Verdict:
+    """A host that has mailed to 40 domains by a relay tries 80 addresses, and tries them again or not."""
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(80 + extra)}, SETTINGS, 3600.0)
+    for n in range(1, 13):
+        if retry_s is not None:
+            verdicts |= judge(verdicts, {WEB: Attempts(80, (), 0, names(0, 80))}, SETTINGS, 3600.0 + n * retry_s)
+        else:
+            verdicts |= judge(verdicts, {WEB: new(1, 500 + n)}, SETTINGS, 3600.0 + n * 600.0)
+    return verdicts[WEB]
+
+
+def test_a_queue_that_is_retried_is_a_mail_servers() -> None:
+    verdict = lost_way(600.0)
+    assert verdict.state is State.CLEAN
+    assert likeliest(verdict.memory, verdict.state) is Cause.MTA
+
+
+def test_without_that_hypothesis_the_mail_server_would_be_a_spambot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "WIDELY", 10**9)
+    assert lost_way(600.0).state is State.COMPROMISED
+
+
+def test_a_queue_that_is_never_retried_is_a_spambots() -> None:
+    assert lost_way(None).state is State.COMPROMISED
+
+
+def test_hammering_one_address_pays_for_no_other() -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(80)}, SETTINGS, 3600.0)
+    for n in range(1, 200):
+        verdicts |= judge(verdicts, {WEB: again(50)}, SETTINGS, 3600.0 + n * 30.0)
+    assert verdicts[WEB].state is State.COMPROMISED
+
+
+def test_a_queue_is_finite() -> None:
+    assert lost_way(600.0, extra=100).state is State.COMPROMISED
+
+
+def test_who_goes_on_mailing_by_the_relay_has_not_lost_the_way() -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(20)}, SETTINGS, 3600.0)
+    assert verdicts[WEB].state is State.CLEAN
+    verdicts |= judge_reports(verdicts, MAILS, SETTINGS, 3900.0)
+    verdicts |= judge(verdicts, {WEB: new(1, 900)}, SETTINGS, 3910.0)
+    assert verdicts[WEB].state is State.COMPROMISED
+
+
+# Causes
+
+def visits(gaps: Iterable[float], destinations: int) -> Verdict:
+    verdicts = judge({}, {WEB: new(destinations)}, SETTINGS, 0.0)
+    now_s = 0.0
+    for gap_s in gaps:
+        now_s += gap_s
+        found = Attempts(destinations, (), 0, names(0, destinations))
+        verdicts |= judge(verdicts, {WEB: found}, SETTINGS, now_s)
+    return verdicts[WEB]
+
+
+@pytest.mark.parametrize(("gaps", "destinations", "cause"), [
+    ([60.0] * 20, 1, Cause.PROBER), ([300.2, 299.9, 300.1] * 5, 3, Cause.PROBER),
+    ([700.0, 90.0, 4000.0, 20.0, 1300.0, 33.0, 260.0], 2, Cause.APPLICATION),
+    ([300.0, 600.0, 1200.0, 2400.0, 3900.0], 4, Cause.APPLICATION), ([], 1, Cause.UNKNOWN),
+])
+def test_how_a_host_comes_back_says_what_it_is(gaps: list[float], destinations: int, cause: Cause) -> None:
+    verdict = visits(gaps, destinations)
+    assert likeliest(verdict.memory, verdict.state) is cause
+
+
+# Release
+
+def test_after_a_release_the_same_evidence_does_not_convict_again_and_new_evidence_does() -> None:
+    verdicts = judge({}, {WEB: new(30)}, SETTINGS, 0.0)
+    released = {WEB: release(verdicts[WEB], 10.0)}
+    assert released[WEB].state is State.CLEAN
+    same = judge(released, {WEB: new(30)}, SETTINGS, 20.0)
+    assert same[WEB].state is State.CLEAN
+    assert judge(same, {WEB: new(10, 700)}, SETTINGS, 30.0)[WEB].state is State.COMPROMISED

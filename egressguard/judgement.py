@@ -1,0 +1,180 @@
+"""The verdicts as the daemon holds them between two rounds, and which must be recorded and explained.
+
+Evidence comes from counters and from relays' reports, forgiveness from an operator; `core.detection` weighs
+it. Recording may fail for a while: what could not be written waits here, in bounded memory.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from egressguard.core import detection, volumes
+from egressguard.core.attempts import Attempts
+from egressguard.core.detection import REMEMBER_MAIL_S
+from egressguard.core.documents import Report
+from egressguard.core.explanation import to_json
+from egressguard.core.hosts import Host, hosts_of
+from egressguard.core.leases import Leases
+from egressguard.core.queue import SETTLING_S
+from egressguard.core.settings import Settings
+from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
+from egressguard.core.volumes import Volume
+from egressguard.database import Database
+
+log = logging.getLogger(__name__)
+
+MOST_EXPLAINED = 1000  # hosts whose evidence is written down at once
+MOST_STEPS = 10_000  # history kept in memory while the database refuses
+
+
+class Judgement:
+    """Every host's verdict, and what of it is not recorded yet: `unsaved` verdicts and `steps` of history.
+
+    `owed` are the hosts that may have a mail server's queue, whose retries are waited for.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._verdicts: dict[Host, Verdict] = {}
+        self._bad: dict[Host, Verdict] = {}
+        self.unsaved: dict[Host, Verdict] = {}
+        self.steps: list[Transition] = []
+        self._news: list[Transition] = []
+        self.owed: dict[Host, None] = {}
+        self._states: dict[Host, State] | None = None
+        self._later: dict[Host, Verdict] = {}
+        self._changed: dict[Host, None] = {}
+        self._moved: dict[Host, None] = {}
+        self._weighed: dict[str, Report] = {}
+        self._volumes: dict[Host, Volume] = {}
+        self._settling_until_s = float("-inf")
+        self._history = 0
+
+    def __len__(self) -> int:
+        return len(self._verdicts)
+
+    def start(self, now_s: float) -> None:
+        """Takes up what history knows. Raises DatabaseError."""
+        self._history, _ = self._database.released(0)
+        self._verdicts = self._database.verdicts(now_s)
+        self._bad = {host: v for host, v in self._verdicts.items() if v.state is not State.CLEAN}
+
+    def settle(self, before: Settings, after: Settings, now_s: float) -> None:
+        """Whoever a reload has shut out comes with a queue, which is no spambot's burst.
+
+        A start is not such a moment: nobody had ordered that anything be permitted before it.
+        """
+        self._states = None  # a machine may have other keys now
+        if after.mode == "enforce" and (before.mode != "enforce" or before.sender != after.sender):
+            self._settling_until_s = now_s + SETTLING_S
+
+    def weigh_attempts(self, evidence: Mapping[Host, Attempts], settings: Settings, now_s: float) -> None:
+        """What the counters of this round say."""
+        settling = now_s < self._settling_until_s
+        self._absorb(detection.judge(self._verdicts, evidence, settings.detection, now_s, settling=settling,
+                                     waning=self._bad), evidence)
+
+    def weigh_reports(self, leases: Leases[Report], settings: Settings, now_s: float) -> None:
+        """What relays report is evidence, except against senders, who are meant to mail, and history."""
+        senders = {key for sender in settings.sender for key in hosts_of(sender.addresses)}
+        for name, lease in leases.items():
+            report, before = lease.document, self._weighed.get(name)
+            if before is report:
+                continue
+            self._weighed[name] = report
+            found = volumes.joined(volumes.between(before, report), settings.machine_of())
+            judged = {host: volume for host, volume in found.items() if host not in senders}
+            changed = detection.judge_reports(self._verdicts, judged, settings.detection, now_s)
+            self._later |= changed
+            self._absorb(changed)
+            self._volumes = volumes.summed(self._volumes, found)
+
+    def forgive(self, settings: Settings, now_s: float) -> None:
+        """Releases the hosts that an operator has released since the last round. Raises DatabaseError."""
+        self._history, hosts = self._database.released(self._history)
+        machine_of = settings.machine_of()
+        found = {machine_of.get(host, host) for host in hosts} & self._verdicts.keys()
+        self._absorb({host: detection.release(self._verdicts[host], now_s) for host in found}, found)
+
+    def _absorb(self, changed: dict[Host, Verdict], at_once: Iterable[Host] = ()) -> None:
+        """Takes verdicts over; those on hosts `at_once`, and new states, are recorded with this round."""
+        steps = transitions(self._verdicts, changed.values())
+        for step in steps:
+            log.warning("verdict host=%s before=%s after=%s score=%.1f attempts=%d why=%r",
+                        step.host, step.before, step.after, step.score, step.attempts, step.why)
+        self._verdicts |= changed
+        for host, verdict in changed.items():
+            if verdict.state is not State.CLEAN:
+                self._bad[host] = verdict
+            elif host in self._bad:
+                del self._bad[host]
+            queue = verdict.memory.past.queue
+            if queue is not None and queue.owed:
+                self.owed[host] = None
+            elif host in self.owed:
+                del self.owed[host]
+        if steps:
+            self._states = None
+        self.unsaved |= {host: changed[host] for host in (*at_once, *(step.host for step in steps))}
+        self._changed |= dict.fromkeys(step.host for step in steps)
+        self._moved |= dict.fromkeys(changed)
+        self.steps = (self.steps + steps)[-MOST_STEPS:]
+        self._news = (self._news + steps)[-MOST_STEPS:]
+
+    def news(self) -> list[Transition]:
+        """The steps since the last call, for whoever is told of them."""
+        found, self._news = self._news, []
+        return found
+
+    def counts(self) -> Counter[State]:
+        """How many hosts are in each state."""
+        found = Counter(verdict.state for verdict in self._bad.values())
+        found[State.CLEAN] = len(self._verdicts) - len(self._bad)
+        return found
+
+    def saved(self) -> None:
+        """What was unsaved has been recorded."""
+        self.unsaved, self.steps = {}, []
+
+    def explain(self, now_s: float, *, everything: bool = False) -> None:
+        """Writes down what made verdicts: of new ones, or of all that moved. Raises DatabaseError."""
+        hosts = list(self._moved if everything else self._changed)[-MOST_EXPLAINED:]
+        if hosts:
+            self._database.explain({host: to_json(self._verdicts[host]) for host in hosts
+                                    if host in self._verdicts}, now_s)
+        self._changed = {}
+        if everything:
+            self._moved = {}
+
+    def keep(self, counted: set[Host], now_s: float) -> list[Host]:
+        """Records what moved verdicts without changing them, and volumes; forgets clean hosts that are
+        neither `counted` nor known to a relay, and says which. Raises DatabaseError.
+        """
+        gone = [host for host, verdict in self._verdicts.items()
+                if verdict.state is State.CLEAN and host not in counted
+                and now_s - verdict.memory.past.told_s > REMEMBER_MAIL_S]
+        for host in gone:
+            del self._verdicts[host]
+            self._later.pop(host, None)
+        self.flush()
+        return gone
+
+    def flush(self) -> None:
+        """Records what was left for later. Raises DatabaseError."""
+        if self._later:
+            self._database.record_verdicts(self._verdicts[host] for host in self._later)
+            self._later = {}
+        if self._volumes:
+            self._database.add_volumes(self._volumes)
+            self._volumes = {}
+
+    def states(self, machine_of: Mapping[Host, Host]) -> dict[Host, State]:
+        """The state of every host that is not clean, under every key of its machine."""
+        if self._states is None:
+            self._states = states_by_key(self._bad.values(), machine_of)
+        return self._states
+
+    def causes(self, machine_of: Mapping[Host, Host]) -> dict[Host, str]:
+        """What such a host's attempts look like, likewise."""
+        causes = {host: str(verdict.cause) for host, verdict in self._bad.items()}
+        return causes | {key: causes[host] for key, host in machine_of.items() if host in causes}
