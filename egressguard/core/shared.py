@@ -69,9 +69,9 @@ def _more(old: Tried, now: Tried) -> Attempts:
 
 
 def _sum(one: Attempts, other: Attempts) -> Attempts:
-    return Attempts(one.count + other.count, one.new_destinations + other.new_destinations,
-                    one.unknown + other.unknown, one.retried + other.retried, one.verified + other.verified,
-                    one.proven + other.proven)
+    """Both; what only this router can know of its own attempts stays that of `one`."""
+    return one._replace(count=one.count + other.count, unknown=one.unknown + other.unknown,
+                        new_destinations=one.new_destinations + other.new_destinations)
 
 
 def added(evidence: Mapping[Host, Attempts], told: Mapping[Host, Attempts]) -> dict[Host, Attempts]:
