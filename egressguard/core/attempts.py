@@ -143,7 +143,10 @@ def between(baseline: Baseline, sample: Sample) -> dict[Host, Attempts]:
                                          (baseline.inventory, sample.inventory, float("inf"))):
         for host, added in counters.growth(values, sample.at_s, lifetime_s):
             unknown = max(0, added - recorded.get(host, 0)) if full else 0
-            result[host] = Attempts(added, tuple(new.get(host, ())), unknown, tuple(again.get(host, ())))
+            result[host] = Attempts(added, tuple(new.pop(host, ())), unknown, tuple(again.get(host, ())))
+    # Hosts are read before destinations, so an attempt in between is counted by the next reading only, which
+    # will know its destination: it is told now, or it would never be new.
+    result.update((host, Attempts(0, tuple(found))) for host, found in new.items())
     return result
 
 

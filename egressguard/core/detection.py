@@ -131,7 +131,7 @@ def _judge_attempts(old: Verdict, attempts: Attempts, w: Weights, now_s: float, 
     known = (past.bits | past.old_bits).bit_count()
     if attempts.new_destinations:
         fresh, retried, past = _remembered(past, attempts, now_s)
-    new = min(len(fresh) + attempts.unknown, count)
+    new = len(fresh) + min(attempts.unknown, max(0, count - len(fresh)))
     if new:
         weight = weight_of_new(w, recent, new)
         recent += new

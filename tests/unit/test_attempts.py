@@ -98,3 +98,11 @@ def test_one_machine_is_judged_under_all_its_keys() -> None:
     six = Host("2001:db8:0:11::/64")
     evidence = {WEB1: Attempts(2, ("a",)), six: Attempts(3, ("b",)), WEB2: Attempts(1)}
     assert joined([evidence], {WEB1: WEB1, six: WEB1}) == {WEB1: Attempts(5, ("a", "b")), WEB2: Attempts(1)}
+
+
+def test_a_destination_that_is_read_before_its_attempt_is_new_all_the_same() -> None:
+    """An attempt between the two readings of a sample: its host's counter shows it a round later."""
+    first = Sample(1, Totals(), {WEB1: 1}, {}, {(WEB1, "a"): 1, (WEB1, "b"): 1})
+    assert between(Baseline(), first) == {WEB1: Attempts(1, ("a", "b"))}
+    early = Sample(2, Totals(), {WEB1: 1}, {}, {(WEB1, "a"): 1, (WEB1, "b"): 1, (WEB1, "c"): 1})
+    assert between(advance(Baseline(), first), early) == {WEB1: Attempts(0, ("c",))}
