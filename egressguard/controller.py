@@ -31,7 +31,7 @@ from egressguard.core.exposure import EVERYTHING, MOST_SHOWN, Deviation, Exposur
 from egressguard.core.hosts import Host, host_of
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
-from egressguard.core.verdict import State
+from egressguard.core.verdict import State, Transition
 from egressguard.database import Database, changed
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
