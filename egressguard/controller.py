@@ -157,7 +157,7 @@ class Controller:
         with self._noting(faults, "kernel"):
             sample = self._sample(now_s)
         self._judge(sample, now_s, faults)
-        self._news += self._with_evidence(self._judgement.news(), sample)
+        self._news += self._with_evidence(self._judgement.news())
         with self._noting(faults, "exchange"):
             self._signal(now_s, faults)
         self._log_changed_faults(faults)
@@ -173,8 +173,15 @@ class Controller:
         """The named counters as last read."""
         return self._totals
 
-    def _with_evidence(self, steps: list[Transition], sample: Sample | None
-                       ) -> list[tuple[Transition, Evidence]]:
+    def _attempt_macs(self) -> Mapping[Host, frozenset[str]]:
+        """Read only when somebody is to be told of a host; without them an alert says less."""
+        try:
+            return self._kernel.attempt_macs()
+        except EgressguardError as error:
+            log.error("MAC addresses are not known: %s", error)
+            return {}
+
+    def _with_evidence(self, steps: list[Transition]) -> list[tuple[Transition, Evidence]]:
         """Each step with what is known of its host; destinations are gone through once for all of them."""
         if not steps:
             return []
@@ -185,7 +192,7 @@ class Controller:
             found = tried.get(machine_of.get(pair[0], pair[0]))
             if found is not None:
                 found.append(Destination(pair[1], count, counters.seen_s(pair)))
-        ports, macs = tuple(sorted(ports_of(self._settings))), sample.macs if sample else {}
+        ports, macs = tuple(sorted(ports_of(self._settings))), self._attempt_macs()
         evidence = []
         for step in steps:
             keys = tuple(key for key, first in machine_of.items() if first == step.host) or (step.host,)

@@ -84,6 +84,9 @@ class FakeKernel:
         count = sum(self.attempts.values())
         return Totals(blocked=count, attempts=count)
 
+    def attempt_macs(self) -> dict[Host, frozenset[str]]:
+        return {}
+
     def sample(self, now_s: float, since: Totals | None = None) -> Sample:
         return Sample(now_s, self.totals(), dict(self.attempts), {}, dict(self.destinations))
 

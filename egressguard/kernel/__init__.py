@@ -45,6 +45,9 @@ class Kernel(Protocol):
     def sender_macs(self) -> dict[str, frozenset[str]]:
         """The MACs that each sender's address has come from within the last hour."""
 
+    def attempt_macs(self) -> dict[Host, frozenset[str]]:
+        """The MACs that each host's attempts have come from within the last hour."""
+
     def totals(self) -> Totals:
         """The named counters; cheap, whatever the sets hold."""
 
@@ -158,6 +161,10 @@ class Netfilter:
         """The MACs that each sender's address has come from within the last hour."""
         return self._macs(self._table.sender_macs)
 
+    def attempt_macs(self) -> dict[Host, frozenset[str]]:
+        """The MACs that each host's attempts have come from within the last hour."""
+        return {host_key(a): found for a, found in self._macs(self._table.attempt_macs).items()}
+
     def _macs(self, sets: Specs) -> dict[str, frozenset[str]]:
         found: dict[str, set[str]] = {}
         for name, fields in sets.items():
@@ -180,8 +187,8 @@ class Netfilter:
         totals = self.totals()
         inventory, strangers = self.counts(self._table.inventory), self.counts(self._table.strangers)
         if since is None:
-            macs = {host_key(a): found for a, found in self._macs(self._table.attempt_macs).items()}
-            return Sample(now_s, totals, inventory, strangers, self._counted(self._table.destinations), macs)
+            return Sample(now_s, totals, inventory, strangers, self._counted(self._table.destinations),
+                          self.attempt_macs())
         same = (totals.destinations, totals.fanout_overflow) == (since.destinations, since.fanout_overflow)
         return Sample(now_s, totals, inventory, strangers,
                       None if same else self._counted(self._table.destinations))

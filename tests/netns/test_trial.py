@@ -256,7 +256,7 @@ def test_rules_files_return_as_well(site: Deployment, tmp_path: Path) -> None:
         (folder / path.name).write_text(path.read_text().replace("limit rate 500/second burst 500", "limit rate 7/second burst 7"))
     site.amend('rules = ""', f'rules = "{folder}"')
     say(site, "apply", "--confirm", TIME)
-    shown = ["nft", "list", "chain", "inet", "egressguard", "refuse"]
+    shown = ["nft", "-t", "list", "table", "inet", "egressguard"]
     assert "7/second" in site.world.router.run(shown).stdout
     wait_until(lambda: "500/second" in site.world.router.run(shown).stdout, "the former rules", timeout_s=RETURNED_S)
 
