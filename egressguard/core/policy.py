@@ -87,11 +87,12 @@ def _group_ports(group: Group, site: Mode) -> list[tuple[int, Mode]]:
 
 
 def redirect_sets(settings: Settings) -> Sets:
-    """Who is led to the relay, or to the listener; empty where nobody is."""
+    """Who is led to the relay, or to the listener; empty where nobody is, for then the sets are not loaded."""
     sets: dict[str, set[Element]] = {name: set() for name in REDIRECT}
-    if settings.redirects():
-        for network in (n for inside in settings.inside for n in inside.networks):
-            sets[f"inside_net{network.version}"] |= {(str(p), str(network)) for p in settings.ports}
+    if not settings.redirects():
+        return {name: frozenset() for name in sets}
+    for network in (n for inside in settings.inside for n in inside.networks):
+        sets[f"inside_net{network.version}"] |= {(str(p), str(network)) for p in settings.ports}
     for relay in settings.redirect.relays:
         sets["relay_if"] |= {(name,) for name in settings.interfaces_of(relay)}
         for led in _led(settings, relay.version):

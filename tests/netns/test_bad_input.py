@@ -189,7 +189,7 @@ def test_a_permitted_sender_that_is_missing_is_degraded(site: Deployment) -> Non
 
 def test_rules_that_are_cut_short_are_refused(site: Deployment, tmp_path: Path) -> None:
     rules = (Path(__file__).parents[2] / "rules/egressguard.nft").read_text()
-    (tmp_path / "egressguard.nft").write_text(rules[:rules.index("\n\ntable inet egressguard {\n\t# The port decides")])
+    (tmp_path / "egressguard.nft").write_text(rules[:rules.index("\n\ntable inet egressguard {\n\t# A flood is")])
     replaced('rules = ""', f'rules = "{tmp_path}"')(site)
     done = run(site.world.router, EGRESSGUARD, "run", "--config", site.router_config)
     assert (done.returncode, "cut short" in done.stderr) == (4, True)

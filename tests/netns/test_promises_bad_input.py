@@ -21,8 +21,9 @@ from lab.namespaces import Namespace
 from tests.promises import promise
 
 EXAMPLE = (Path(__file__).parents[2] / "docs/examples/egressguard.toml").read_text("utf-8")
-# The example with its commented defaults in force, so that they are mutated too.
-CONFIG = re.sub(r"^# (\w+ = )", r"\1", EXAMPLE, flags=re.MULTILINE).replace("/var/lib/egressguard", "/nowhere")
+# The example with what is commented in force, so that it is mutated too; what is no default needs more to be good.
+CONFIG = re.sub(r"^# (\w+ = |\[\[)", r"\1", EXAMPLE, flags=re.MULTILINE).replace("/var/lib/egressguard", "/nowhere")
+CONFIG = CONFIG.replace('relays = []                  # such as', 'relays = ["192.0.2.10"]  # such as')
 TEXT = RULES.read_text("utf-8")
 VALUES = ['""', "0", "-1", "1e400", "nan", "inf", "true", "[]", "{}", "[[]]", '"\\u0000"', '"; flush ruleset"', '"25"',
           "99999999999999999999", '["192.0.2.10"]', '["2001:db8::/200"]', '["::ffff:192.0.2.10"]', "1979-05-27", '"é"',
@@ -157,6 +158,8 @@ def judge_rules(folder: Path, router: Namespace, count: int) -> int:
 
 def test_generated_configurations_are_refused_by_name_or_good(tmp_path: Path, router: Namespace, full: bool) -> None:
     count = 9000 if full else 400
+    write(tmp_path / "good.toml", CONFIG)
+    assert why_refused(tmp_path / "good.toml") is None, "nothing would be learned from changes to a bad one"
     refused = judge_configurations(tmp_path, router, count, 200 if full else 10)
     assert refused > count / 2
     promise(11, "generated configurations that are refused with file and key, or good", count, count,

@@ -1,5 +1,6 @@
 """The policy said by the ports of bridges, and what is wrong in a configuration of bridges, relays and last lines."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -8,6 +9,7 @@ from egressguard.core.bridge_policy import desired, leases
 from egressguard.core.hosts import Host
 from egressguard.core.orders import Order
 from egressguard.core.path_settings import Bridge, LastLine, Redirect, Sinkhole
+from egressguard.core.policy import redirect_sets
 from egressguard.core.settings import Group, Inside, Own, Sender, Settings, mistakes
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER
 from egressguard.core.wanted import Here, elements, kept, tables
@@ -85,3 +87,9 @@ def test_what_is_right_is_not() -> None:
     good = Settings((INSIDE,), sender=(RELAY,), answer="redirect", redirect=Redirect(RELAY.addresses), sinkhole=Sinkhole(True),
                     last_line=LastLine(("wan",)), bridge=SITE.bridge, own=Own(True, cgroups=("system.slice/postfix@-.service",)))
     assert list(map(str, mistakes(good))) == []
+
+
+def test_a_relay_that_nobody_is_led_to_asks_for_no_set_that_is_not_loaded() -> None:
+    settings = Settings((INSIDE,), sender=(RELAY,), redirect=Redirect(RELAY.addresses))
+    assert not any(redirect_sets(settings).values())
+    assert redirect_sets(replace(settings, answer="redirect"))["relay_if"] == {("dmz",)}
