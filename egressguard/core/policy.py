@@ -87,7 +87,7 @@ def _group_ports(group: Group, site: Mode) -> list[tuple[int, Mode]]:
 
 
 def redirect_sets(settings: Settings) -> Sets:
-    """Who is led to the relay, or to the listener; empty where nobody is, for then the sets are not loaded."""
+    """Who is led to the relay or to the listener; empty where nobody is: then the sets are not loaded."""
     sets: dict[str, set[Element]] = {name: set() for name in REDIRECT}
     if not settings.redirects():
         return {name: frozenset() for name in sets}

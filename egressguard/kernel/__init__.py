@@ -97,17 +97,22 @@ class Netfilter:
     def __init__(self, table: Table = ROUTER, own: deque[int] | None = None) -> None:
         self._table = table
         self._netlink = Netlink(table.family)
+        self._others: list[Netfilter] = []
         self._texts = Texts()
         self._own: deque[int] = deque(maxlen=OWN_GENERATIONS) if own is None else own
         read_generation(self._netlink)  # no nf_tables, or no privileges: say it now
 
     def beside(self, table: Table) -> "Netfilter":
         """The same kernel, with another of our tables in view; changes by either are our own to both."""
-        return Netfilter(table, self._own)
+        other = Netfilter(table, self._own)
+        self._others.append(other)
+        return other
 
     def close(self) -> None:
-        """Closes the netlink socket."""
+        """Closes the netlink socket, and those of the tables beside this one."""
         self._netlink.close()
+        for other in self._others:
+            other.close()
 
     def generation(self) -> int:
         """Changes with every change to any ruleset; cheap."""

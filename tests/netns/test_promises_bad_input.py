@@ -188,8 +188,12 @@ def test_rules_that_do_not_empty_their_chains_are_not_doubled(tmp_path: Path, ro
 def test_mutant_a_name_that_is_not_checked_is_noticed(
         tmp_path: Path, router: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "interface_mistakes", lambda key, names: ())
+    path, number = tmp_path / "egressguard.toml", CONFIG.splitlines().index('interfaces = ["dmz"]')
     with pytest.raises(AssertionError):
-        judge_configurations(tmp_path, router, 400, 400)
+        for value in VALUES:
+            write(path, with_line(CONFIG, number, f"interfaces = {value}"))
+            if why_refused(path) is None:
+                judge_good(router, path)
 
 
 def test_mutant_a_load_in_two_steps_is_noticed(
