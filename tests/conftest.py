@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from tests import promises
 # Machines are shared and slow at times: how fast an example is made says nothing about the code.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+
+# A run in the background of a shell begins with Ctrl-C ignored, and whatever it starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROMISES = Path(__file__).parents[1] / "docs" / "promises.md"
 

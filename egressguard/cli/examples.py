@@ -18,8 +18,8 @@ EXAMPLES = {
     """,
     "completion": "egressguard completion bash >/etc/bash_completion.d/egressguard",
     "confirm": """
-        egressguard confirm                  # exit code 4 when nothing is on trial
-        egressguard confirm --no             # exit code 4 when nothing is on trial
+        egressguard confirm                  # what is on trial stays
+        egressguard confirm --no             # nothing is on trial any more: exit code 4
     """,
     "doctor": """
         egressguard doctor
