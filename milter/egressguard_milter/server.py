@@ -1,7 +1,7 @@
 """The only file with the MTA's sockets: one thread and epoll, so that no lock stands in a decision's way.
 
-With a thread for each connection, as in libmilter, each step waits for the interpreter's lock: ten to a
-thousand connections were served at a third of the speed (docs/architecture.md).
+With libmilter's threads each step waits for the interpreter's lock, the longer the more connections there
+are (docs/architecture.md).
 Nothing here may wait for anything but the MTAs.
 """
 
