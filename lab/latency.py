@@ -55,8 +55,9 @@ def site(folder: Path, kind: str, *, loss_percent: int = 0) -> Iterator[Deployme
             world.web2.run(["nft", "-f", "-"], stdin=LOSS.format(
                 hook="output", match="tcp dport 25", percent=loss_percent))
             for hook in ("input", "output") if kind == "valkey" else ():
-                text = LOSS.format(hook=hook, match=f"tcp {'dport' if hook == 'input' else 'sport'} 6379",
-                                   percent=loss_percent)
+                # Not on lo: the reader that takes the time is on this host, and must not lose what it reads.
+                end, port = ("iifname", "dport") if hook == "input" else ("oifname", "sport")
+                text = LOSS.format(hook=hook, match=f'{end} != "lo" tcp {port} 6379', percent=loss_percent)
                 world.mailserver.run(["nft", "-f", "-"], stdin=text.replace("lossy", f"lossy_{hook}"))
         yield deployment
 
@@ -85,7 +86,6 @@ class Reader:
     def __init__(self, deployment: Deployment) -> None:
         self.seen_s: dict[str, float] = {}
         self._deployment, self._stopping = deployment, threading.Event()
-        # On the server's own host no loss touches it.
         self._thread = threading.Thread(
             target=lambda: deployment.world.mailserver.call(self._look), daemon=True)
         self._thread.start()
