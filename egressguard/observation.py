@@ -57,7 +57,7 @@ def observe(site: Site, config: Path = DEFAULT_PATH) -> Observation:
             round_at_s=pulse.at_s if pulse is not None else None,
             verdicts=verdicts, reports=reports, faults=faults,
             canary=pulse.canary if pulse is not None and runs else None, trial_left_s=trial_left_s,
-            exposures=exposures)
+            exposures=exposures, fallback=kernel.fallback())
     finally:
         kernel.close()
 

@@ -144,6 +144,9 @@ class FakeKernel:
     def ports(self) -> dict[str, frozenset[str]]:
         return {}
 
+    def fallback(self) -> bool:
+        return False
+
     def beside(self, table: Table) -> "FakeKernel":
         return FakeKernel()
 

@@ -62,7 +62,8 @@ class Observation:
     `table` is None when it does not exist. `round_at_s` is the daemon's last round, `faults` what failed
     in it or in this reading, by part; `beside` are the other tables that are configured, by family;
     `canary` is the running daemon's last one; `trial_left_s` is how long the configuration in force is still
-    on trial, 0 when it is not; `exposures` are the newest ones of this boot, as history has them.
+    on trial, 0 when it is not; `exposures` are the newest ones of this boot, as history has them. `fallback`
+    tells that the built-in block of port 25 stands, which a boot loads when the rules cannot be.
     """
 
     now_s: float
@@ -78,6 +79,7 @@ class Observation:
     beside: Mapping[str, Table | None] = field(default_factory=dict)
     trial_left_s: float = 0.0
     exposures: tuple[Mapping[str, Any], ...] = ()
+    fallback: bool = False
 
     def tables(self) -> list[Table]:
         """Every table of ours that is in the kernel."""
@@ -92,6 +94,10 @@ class Finding:
     text: str
 
 
+NO_TABLE = "the table is not in the kernel: start egressguard, or load rules/ with nft -f"
+FALLBACK_ALONE = ("the rules could not be loaded: table inet egressguard_fallback shuts port 25 for "
+                  "everybody, senders too, and counts no host (`journalctl -u egressguard-rules` says why); "
+                  "starting egressguard replaces it")
 STALLED_PERIODS = 20
 CANARY_PERIODS, CANARY_GRACE_S = 2, 10
 
@@ -198,8 +204,7 @@ def _gaps(table: Table) -> Iterator[str]:
 
 def _enforcement(seen: Observation) -> Iterator[Finding]:
     if seen.table is None:
-        yield Finding(Health.NOT_ENFORCING, "the table is not in the kernel: start egressguard, or load "
-                      "rules/ with nft -f")
+        yield Finding(Health.NOT_ENFORCING, FALLBACK_ALONE if seen.fallback else NO_TABLE)
         return
     for gap in _gaps(seen.table):
         yield Finding(Health.NOT_ENFORCING, gap)

@@ -17,7 +17,7 @@ from egressguard.kernel.conntrack import Conntrack
 from egressguard.kernel.events import Culprit
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.rules_file import RulesFile
-from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset
+from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset, read_table
 from egressguard.kernel.scratch import expected_ruleset
 from egressguard.kernel.sets import Texts, host_key, read_counters, read_counts, read_elements, read_leases
 
@@ -78,6 +78,9 @@ class Kernel(Protocol):
     def ports(self) -> dict[str, frozenset[str]]:
         """The ports of every bridge."""
 
+    def fallback(self) -> bool:
+        """Whether the built-in block of port 25 stands, which a boot loads when nothing else can be."""
+
     def beside(self, table: Table) -> "Kernel":
         """The same kernel, with another of our tables in view; changes by either are our own to both."""
 
@@ -87,7 +90,8 @@ class Kernel(Protocol):
 
 # What systemd/load-rules shuts port 25 with when nothing else loads: it goes in the transaction that brings
 # the rules. Declared before, since deleting what is not there would fail.
-RELIEF = "table inet egressguard_fallback\ndelete table inet egressguard_fallback\n"
+FALLBACK = "egressguard_fallback"
+RELIEF = f"table inet {FALLBACK}\ndelete table inet {FALLBACK}\n"
 OWN_GENERATIONS = 1000  # remembered; far more than come between two looks at the events
 
 
@@ -257,6 +261,10 @@ class Netfilter:
     def ports(self) -> dict[str, frozenset[str]]:
         """The ports of every bridge."""
         return links.read_ports()
+
+    def fallback(self) -> bool:
+        """Whether the built-in block of port 25 stands, which a boot loads when nothing else can be."""
+        return read_table(self._netlink, FALLBACK) is not None
 
 
 def _misplaced(have: Ruleset, want: Ruleset, rules: RulesFile) -> str:

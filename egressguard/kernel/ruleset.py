@@ -65,12 +65,19 @@ def read_generation(netlink: Netlink) -> int:
     return _u32(dict(attributes(answer))[GENERATION_ID])
 
 
+def read_table(netlink: Netlink, name: str) -> dict[int, memoryview] | None:
+    """The attributes of a table of this family; None when it does not exist."""
+    try:
+        return dict(attributes(netlink.get(GETTABLE, netlink.family, attribute(TABLE_NAME, name),
+                                           f"reading table {netlink.name} {name}")))
+    except NoSuchEntry:
+        return None
+
+
 def read_ruleset(netlink: Netlink) -> Ruleset | None:
     """The table as it stands now; None when it does not exist."""
-    try:
-        table = dict(attributes(netlink.get(GETTABLE, netlink.family, attribute(TABLE_NAME, TABLE),
-                                            f"reading table {netlink.name} {TABLE}")))
-    except NoSuchEntry:
+    table = read_table(netlink, TABLE)
+    if table is None:
         return None
     devices: set[str] = set()
     chains = _chains(netlink, devices)

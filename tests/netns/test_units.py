@@ -160,9 +160,13 @@ def test_if_the_rules_unit_never_ran_the_fallback_unit_blocks(router: Router, fa
 @both_families
 def test_the_daemon_takes_over_from_the_fallback(router: Router, site: Deployment, family: int) -> None:
     router.runs("egressguard-fallback.service")
+    code, status = site.status()
+    assert code == 3
+    assert "egressguard_fallback" in status["findings"][0]["text"]
     with attacked(router.world, family):
         site.start_router()
     assert router.tables() == ["table inet egressguard"]
+    assert "egressguard_fallback" not in str(site.status()[1]["findings"])
 
 
 @pytest.mark.parametrize(("older", "family"), [("ruleset_v0", 4), (OLDER, 6)])

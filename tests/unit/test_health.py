@@ -46,6 +46,12 @@ def test_all_well_is_healthy() -> None:
     assert enforces(TABLE)
 
 
+def test_the_fallback_is_named_since_it_shuts_senders_out_too() -> None:
+    [first, *_] = findings(replace(GOOD, table=None, fallback=True))
+    assert first.health is Health.NOT_ENFORCING
+    assert "table inet egressguard_fallback shuts port 25 for everybody, senders too" in first.text
+
+
 @pytest.mark.parametrize("seen", [
     replace(GOOD, table=None),
     table(chains=frozenset()),
