@@ -29,6 +29,7 @@ from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Repor
 from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, ExchangeLateError
 from egressguard.core.exposure import EVERYTHING, MOST_SHOWN, Deviation, Exposure, Program
 from egressguard.core.hosts import Host, host_of
+from egressguard.core.inventory import Inventory, inventory_of
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Transition
@@ -79,7 +80,7 @@ class Controller:
         self._away = ""
         self._incarnation = ""
         self._kept_s = self._saved_s = float("-inf")
-        self._machines: tuple[Settings, dict[Host, Host]] | None = None
+        self._listed: tuple[Settings, Inventory] | None = None
         self._read_s = float("-inf")
         self._totals: Totals | None = None
         self._beside = Beside(database)
@@ -99,11 +100,15 @@ class Controller:
         return self._enforcement.site.settings
 
     @property
-    def _machine_of(self) -> dict[Host, Host]:
+    def _inventory(self) -> Inventory:
         """The configuration's, worked out once for each."""
-        if self._machines is None or self._machines[0] is not self._settings:
-            self._machines = self._settings, self._settings.machine_of()
-        return self._machines[1]
+        if self._listed is None or self._listed[0] is not self._settings:
+            self._listed = self._settings, inventory_of(self._settings)
+        return self._listed[1]
+
+    @property
+    def _machine_of(self) -> Mapping[Host, Host]:
+        return self._inventory.machine_of
 
     def start(self, now_s: float, seen_s: float | None = None) -> None:
         """Loads rules and sets in one transaction, and what history knows. `seen_s` is the last round of an
@@ -185,7 +190,7 @@ class Controller:
         """Each step with what is known of its host; destinations are gone through once for all of them."""
         if not steps:
             return []
-        machine_of, names = self._settings.machine_of(), self._settings.names()
+        inventory, machine_of = self._inventory, self._machine_of
         tried: dict[Host, list[Destination]] = {step.host: [] for step in steps}
         counters = self._baseline.destinations
         for pair, count in counters.values.items():
@@ -195,9 +200,9 @@ class Controller:
         ports, macs = tuple(sorted(ports_of(self._settings))), self._attempt_macs()
         evidence = []
         for step in steps:
-            keys = tuple(key for key, first in machine_of.items() if first == step.host) or (step.host,)
+            keys = inventory.keys_of(step.host)
             evidence.append((step, Evidence(
-                names.get(step.host, ""), keys, ports, tuple(tried[step.host]),
+                inventory.names.get(step.host, ""), keys, ports, tuple(tried[step.host]),
                 tuple(sorted(mac for key in keys for mac in macs.get(key, ()))),
                 self._settings.mode == "enforce")))
         return evidence
@@ -279,7 +284,7 @@ class Controller:
 
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> None:
         found = attempts.between(self._baseline, sample) if sample else {}
-        for key in found.keys() & self._settings.canary_keys():
+        for key in found.keys() & self._inventory.canary:
             del found[key]
         beside: list[Mapping[Host, Attempts]] = []
         with self._noting(faults, "kernel"):
@@ -294,7 +299,7 @@ class Controller:
             self._judgement.settle(self._judged, self._settings, now_s)
             self._judged = self._settings
         with self._noting(faults, "database"):
-            self._judgement.forgive(self._settings, now_s)
+            self._judgement.forgive(self._inventory, now_s)
         self._judgement.weigh_attempts(evidence, self._settings, now_s)
         if sample:
             self._baseline = attempts.advance(self._baseline, sample)
@@ -389,7 +394,7 @@ class Controller:
         self._bulletins = self._bulletins.receive(exchange.bulletins(), now_s)
         if self._replayed() > replayed:
             log.warning("replayed documents=%d effect=%r", self._replayed() - replayed, "none")
-        self._judgement.weigh_reports(self._reports.leases, self._settings, now_s)
+        self._judgement.weigh_reports(self._reports.leases, self._inventory, self._settings.detection, now_s)
         self._heard, told = self._heard.hear(
             (lease.document for lease in self._bulletins.leases.values()), self._settings.router)
         self._told = shared.added(self._told, attempts.joined([told], self._machine_of))

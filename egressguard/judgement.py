@@ -13,10 +13,11 @@ from egressguard.core.attempts import Attempts
 from egressguard.core.detection import REMEMBER_MAIL_S
 from egressguard.core.documents import Report
 from egressguard.core.explanation import to_json
-from egressguard.core.hosts import Host, hosts_of
+from egressguard.core.hosts import Host
+from egressguard.core.inventory import Inventory
 from egressguard.core.leases import Leases
 from egressguard.core.queue import SETTLING_S
-from egressguard.core.settings import Settings
+from egressguard.core.settings import Detection, Settings
 from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
 from egressguard.core.volumes import Volume
 from egressguard.database import Database
@@ -74,26 +75,25 @@ class Judgement:
         self._absorb(detection.judge(self._verdicts, evidence, settings.detection, now_s, settling=settling,
                                      waning=self._bad), evidence)
 
-    def weigh_reports(self, leases: Leases[Report], settings: Settings, now_s: float) -> None:
+    def weigh_reports(self, leases: Leases[Report], inventory: Inventory, settings: Detection,
+                      now_s: float) -> None:
         """What relays report is evidence, except against senders, who are meant to mail, and history."""
-        senders = {key for sender in settings.sender for key in hosts_of(sender.addresses)}
         for name, lease in leases.items():
             report, before = lease.document, self._weighed.get(name)
             if before is report:
                 continue
             self._weighed[name] = report
-            found = volumes.joined(volumes.between(before, report), settings.machine_of())
-            judged = {host: volume for host, volume in found.items() if host not in senders}
-            changed = detection.judge_reports(self._verdicts, judged, settings.detection, now_s)
+            found = volumes.joined(volumes.between(before, report), inventory.machine_of)
+            judged = {host: volume for host, volume in found.items() if host not in inventory.senders}
+            changed = detection.judge_reports(self._verdicts, judged, settings, now_s)
             self._later |= changed
             self._absorb(changed)
             self._volumes = volumes.summed(self._volumes, found)
 
-    def forgive(self, settings: Settings, now_s: float) -> None:
+    def forgive(self, inventory: Inventory, now_s: float) -> None:
         """Releases the hosts that an operator has released since the last round. Raises DatabaseError."""
         self._history, hosts = self._database.released(self._history)
-        machine_of = settings.machine_of()
-        found = {machine_of.get(host, host) for host in hosts} & self._verdicts.keys()
+        found = {inventory.machine_of.get(host, host) for host in hosts} & self._verdicts.keys()
         self._absorb({host: detection.release(self._verdicts[host], now_s) for host in found}, found)
 
     def _absorb(self, changed: dict[Host, Verdict], at_once: Iterable[Host] = ()) -> None:

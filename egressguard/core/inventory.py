@@ -1,0 +1,35 @@
+"""What a configuration says of its machines, worked out once: it may name a hundred thousand of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from egressguard.core.hosts import Host, hosts_of
+from egressguard.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """`machine_of` leads from every key of a machine with several to its first, under which it is judged, and
+    `keys` back; `names` has every key. Nobody's attempts are the `canary`'s, and `senders` are meant to mail.
+    """
+
+    machine_of: Mapping[Host, Host]
+    keys: Mapping[Host, tuple[Host, ...]]
+    names: Mapping[Host, str]
+    senders: frozenset[Host]
+    canary: frozenset[Host]
+
+    def keys_of(self, machine: Host) -> tuple[Host, ...]:
+        """Every key of a machine, the inventory's or a stranger."""
+        return self.keys.get(machine, (machine,))
+
+
+def inventory_of(settings: Settings) -> Inventory:
+    """The inventory that `settings` configure."""
+    machine_of = settings.machine_of()
+    keys: dict[Host, list[Host]] = {}
+    for key, machine in machine_of.items():
+        keys.setdefault(machine, []).append(key)
+    senders = frozenset(key for sender in settings.sender for key in hosts_of(sender.addresses))
+    return Inventory(machine_of, {machine: tuple(found) for machine, found in keys.items()}, settings.names(),
+                     senders, settings.canary_keys())
