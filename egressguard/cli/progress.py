@@ -2,8 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import wrap_file
 
 
 @contextmanager
@@ -15,3 +20,14 @@ def waiting(what: str) -> Iterator[None]:
         return
     with console.status(what):
         yield
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[TextIO]:
+    """Opens a text file; shows on standard error how much of it has been read. Raises OSError."""
+    console = Console(stderr=True, highlight=False)
+    with (path.open("rb") as file,
+          wrap_file(file, path.stat().st_size, description=f"reading {escape(path.name)}", console=console,
+                    transient=True, disable=not console.is_terminal) as counted,
+          TextIOWrapper(counted, encoding="utf-8", newline="") as text):
+        yield text

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import click
 
+from egressguard.cli.progress import reading
 from egressguard.config import DEFAULT_PATH, read_site
 from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import canonical_address, host_of
@@ -42,7 +43,7 @@ def replay_(trace: Path, config: Path, as_json: bool) -> None:
 
 def _events(path: Path) -> Iterator[Event]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with reading(path) as file:
             yield from _rows(path, csv.reader(_lines(path, file), strict=True))
     except (OSError, UnicodeDecodeError) as error:
         raise EgressguardError(f"{path}: cannot be read: {error}") from error

@@ -1,7 +1,12 @@
 """A trace is judged as the router would have judged it; what is wrong in it is named by line and column."""
 
+import contextlib
 import json
+import os
+import pty
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +102,30 @@ def test_memory_does_not_grow_with_the_trace() -> None:
 def test_a_slow_bot_is_found_in_a_trace_of_days() -> None:
     events = (Event(n * 400.0, Host("198.51.100.1"), f"203.0.113.{n}") for n in range(200))
     assert [s.after for s in replay(events, Detection(), 0.25)][:2] == [State.SUSPECT, State.COMPROMISED]
+
+
+def test_a_long_trace_shows_on_a_terminal_how_far_it_is_and_leaves_the_output_alone(tmp_path: Path) -> None:
+    rows = "".join(f"{n},198.51.100.{n % 9 + 1},203.0.113.{n % 200 + 1},25,blocked\n" for n in range(20_000))
+    size_kb = f"{(tmp_path / 'trace.csv').write_text(HEAD + rows) / 1000:.1f}"
+    master, slave = pty.openpty()
+    argv = [str(Path(sys.executable).with_name("egressguard")), "replay", "trace.csv", "--config", "none", "--json"]
+    with subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=slave, env={**os.environ, "TERM": "xterm"},
+                          text=True) as running:
+        os.close(slave)
+        shown = _read(master)
+        assert running.stdout is not None
+        steps = [json.loads(line) for line in running.stdout]
+    assert running.returncode == 0
+    assert "reading trace.csv" in shown
+    assert f"{size_kb}/{size_kb} kB" in shown
+    assert steps
+
+
+def _read(terminal: int) -> str:
+    """All that comes out of it until its other end is closed, which Linux tells with EIO."""
+    parts = []
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    os.close(terminal)
+    return b"".join(parts).decode()
