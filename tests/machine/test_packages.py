@@ -1,6 +1,7 @@
 """From `apt install` to `apt purge` on a freshly installed Debian: it works, it blocks, it stays, it goes."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def _after_the_reboot(disk: Disk, packages: Packages) -> None:
         code, seen = status(machine)
         assert (code, seen["mode"], seen["rules_intact"], seen["findings"]) == (0, "enforce", True, [])
         _fly_the_canary(machine)
+        _tell_of_a_foreign_flush(machine)
         _upgrade(here, packages)
         _remove_and_purge(here)
 
@@ -99,6 +101,39 @@ def _fly_the_canary(machine: Machine) -> None:
     machine.run("systemctl", "reload", "egressguard")
     wait_until(lambda: status(machine)[1]["canary"] is not None, "the canary")
     assert [flight["fate"] for flight in status(machine)[1]["canary"]["flights"]] == ["refused", "refused"]
+
+
+# Takes whatever comes by POST, one line each, on this machine alone.
+LISTENER = """
+import http.server, sys
+class Takes(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode().replace("\\n", " ")
+        open("/var/tmp/posted", "a").write(body + "\\n")
+        self.send_response(204)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", 8080), Takes).serve_forever()
+"""
+
+
+def _tell_of_a_foreign_flush(machine: Machine) -> None:
+    """By the daemon, within its unit's bounds: a program of the operator's, a webhook and the journal."""
+    machine.run("sh", "-c", f"cat >/var/tmp/listener.py <<'END'\n{LISTENER}END")
+    machine.run("systemd-run", "--unit=listener", "python3", "/var/tmp/listener.py")
+    machine.run("sh", "-c", "printf '#!/bin/sh\\ncat >>/var/lib/egressguard/told\\n' >/usr/local/bin/on-alert; "
+                            "chmod 755 /usr/local/bin/on-alert")
+    text = '[notify]\ncommand = ["/usr/local/bin/on-alert"]\nwebhook = "http://127.0.0.1:8080/"\n'
+    machine.run("sh", "-c", f"cat >>/etc/egressguard/egressguard.toml <<'END'\n{text}END")
+    machine.run("systemctl", "reload", "egressguard")
+    machine.run("nft", "flush", "ruleset")
+    for path in ("/var/lib/egressguard/told", "/var/tmp/posted"):
+        wait_until(partial(_holds, machine, path, '"exposure"'), f"the exposure in {path}")
+    assert "exposure" in machine.run("journalctl", "-u", "egressguard", "--no-pager")
+    machine.run("rm", "/usr/local/bin/on-alert")
+
+
+def _holds(machine: Machine, path: str, text: str) -> bool:
+    return text in machine.execute("cat", path).stdout
 
 
 def _upgrade(here: Crossroads, packages: Packages) -> None:
