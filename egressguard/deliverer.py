@@ -28,6 +28,7 @@ from egressguard.core.notify_settings import Notify
 from egressguard.database import Database
 from egressguard.notify import NotDelivered, deliver
 from egressguard.outbox import Outbox
+from egressguard.own_program import own_program
 
 log = logging.getLogger(__name__)
 libc = ctypes.CDLL(None, use_errno=True)
@@ -64,7 +65,7 @@ class Deliverer:
         # What a unit gives a daemon without root would go on to its child; the daemon itself keeps it.
         libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/")
+            own_program(__name__), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/")
         orders = {"database": str(self._database), "router": self._router, "notify": asdict(notify)}
         if self._process.stdin is not None:
             self._process.stdin.write(json.dumps(orders).encode() + b"\n")

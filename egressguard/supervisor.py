@@ -26,6 +26,7 @@ from egressguard.core.errors import DatabaseError, EgressguardError, KernelError
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
 from egressguard.kernel import Netfilter
+from egressguard.own_program import own_program
 
 log = logging.getLogger(__name__)
 READY = b"ready\n"
@@ -41,7 +42,7 @@ class Supervisor:
     """The command's side: a started supervisor. Raises EgressguardError when it does not become ready."""
 
     def __init__(self, config: Path, database: Path, number: int) -> None:
-        argv = [sys.executable, "-m", __name__, str(config.absolute()), str(database), str(number)]
+        argv = own_program(__name__, str(config.absolute()), str(database), str(number))
         scope = [[shutil.which("systemd-run") or "", *SCOPE]] if SYSTEMD.exists() and shutil.which(
             "systemd-run") else []
         for prefix in [*scope, []]:
