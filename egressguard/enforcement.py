@@ -62,6 +62,7 @@ class Enforcement:
         self._existing: object = None
         self._compared_s = float("-inf")
         self._wanted: tuple[Here, Sets] | None = None
+        self._unnoticed: tuple[Deviation, float] | None = None  # and when all was right last
 
     def changes(self, now_s: float) -> Changes:
         """What differs from what should be there, now; the whole of it when the table is missing."""
@@ -198,10 +199,24 @@ class Enforcement:
 
         A table that is too damaged for that (a set made anew with another type) is replaced: its counts are
         lost, which is better than an open port. So is an earlier version's, whose sets mean something else.
-        Afterwards the kernel holds what the rules file says, or this raises KernelError.
+        Afterwards the kernel holds what the rules file says, or this raises KernelError. What somebody has
+        done to the table since the last comparison is put right by it unseen: the next `ensure` tells of it.
         """
+        known, right_until_s, expected = self.incarnation, self._good_s, self._expected
+        found = self._table() if known else None
         self._load(now_s, why)
+        if known and (done := self._done_by_others(known, found, expected)):
+            self._unnoticed = Deviation(f"the table was {done}", EVERYTHING), right_until_s
         self._each_beside(lambda other: other.load(now_s, why))
+
+    def _done_by_others(self, known: str, found: Ruleset | None, before: Ruleset | None) -> str:
+        """How the table differed from the ones that were loaded `before` and now, if `found` tells; a table
+        that has been removed and made again has another incarnation.
+        """
+        if self.incarnation != known:
+            return "gone"
+        ours = {ruleset.fingerprint for ruleset in (before, self._expected) if ruleset is not None}
+        return "edited" if found is not None and (found.dormant or found.fingerprint not in ours) else ""
 
     def _load(self, now_s: float, why: str) -> None:
         before = self._table()
@@ -269,9 +284,11 @@ class Enforcement:
 
     def ensure(self, now_s: float) -> Deviation | None:
         """The same for this table and those beside it; tells what was wrong, if anything."""
-        wrong = self._ensure(now_s)
-        beside = self._each_beside(lambda other: other.ensure(now_s))
-        return joined([*([wrong] if wrong else []), *beside])
+        wrong = [found for found in (self._ensure(now_s),) if found is not None]
+        if self._unnoticed is not None:
+            found, self.right_until_s = self._unnoticed
+            wrong, self._unnoticed = [found, *wrong], None
+        return joined([*wrong, *self._each_beside(lambda other: other.ensure(now_s))])
 
     def _ensure(self, now_s: float) -> Deviation | None:
         """Compares, if there is reason to, and puts right what is wrong; tells what was wrong, if anything.

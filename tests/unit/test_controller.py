@@ -191,6 +191,20 @@ def test_a_database_that_refuses_stops_nothing_and_misses_nothing(router: Router
     assert [e.after for e in router.database.history(WEB)] == ["suspect", "compromised"]
 
 
+@pytest.mark.parametrize(("harm", "told"), [("flush", "the table was gone"), ("edit", "the table was edited"), ("", None)])
+def test_a_reload_hides_nothing_that_was_done_just_before(router: Router, harm: str, told: str | None) -> None:
+    """The new rules put it right unseen; from when to when the port may have been open is told all the same."""
+    router.round()
+    good_s = router.now_s
+    if harm:
+        getattr(router.kernel, harm)()
+    router.controller.reconfigure(Site(replace(SETTINGS, mode="observe"), RULES), router.now_s)
+    assert router.round() == {}
+    router.round()
+    exposures = [e.exposure for e in router.database.exposures(9)]
+    assert [(e["wrong"], e["start_s"]) for e in exposures if e] == ([(told, good_s)] if told else [])
+
+
 def test_a_full_database_during_a_repair_does_not_repeat_the_repair(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise DatabaseError("database or disk is full")
