@@ -84,6 +84,7 @@ def _after_the_reboot(disk: Disk, packages: Packages) -> None:
         assert (code, seen["mode"], seen["rules_intact"], seen["findings"]) == (0, "enforce", True, [])
         _fly_the_canary(machine)
         _tell_of_a_foreign_flush(machine)
+        _try_out(machine)
         _upgrade(here, packages)
         _remove_and_purge(here)
 
@@ -130,6 +131,20 @@ def _tell_of_a_foreign_flush(machine: Machine) -> None:
         wait_until(partial(_holds, machine, path, '"exposure"'), f"the exposure in {path}")
     assert "exposure" in machine.run("journalctl", "-u", "egressguard", "--no-pager")
     machine.run("rm", "/usr/local/bin/on-alert")
+
+
+def _try_out(machine: Machine) -> None:
+    """Nobody confirms, and the daemon is away: the supervisor, in a scope of its own, puts the former one back."""
+    file = "/etc/egressguard/egressguard.toml"
+    machine.run("cp", "-p", file, "/var/tmp/former.toml")
+    machine.run("sed", "-i", 's/mode = "enforce"/mode = "observe"/', file)
+    machine.run("egressguard", "apply", "--confirm", "10s")
+    machine.run("systemctl", "stop", "egressguard")
+    assert status(machine)[1]["mode"] == "observe"
+    wait_until(lambda: status(machine)[1]["mode"] == "enforce", "the former configuration")
+    machine.run("cp", "-p", "/var/tmp/former.toml", file)
+    machine.run("systemctl", "start", "egressguard")
+    wait_until(lambda: status(machine)[0] == 0, "a healthy status")
 
 
 def _holds(machine: Machine, path: str, text: str) -> bool:
