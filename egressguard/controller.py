@@ -378,8 +378,10 @@ class Controller:
         except ExchangeLateError:
             raise
         except ExchangeError as error:
+            # One that stood may have lost packets only, so it is tried anew at once.
+            self._retry_at_s = now_s + (RETRY_S if self._exchange is None else 0.0)
+            self._away = str(error)
             self._drop_exchange()
-            self._retry_at_s, self._away = now_s + RETRY_S, str(error)
             raise
         with self._noting(faults, "database"):
             self._keep_marks(now_s)

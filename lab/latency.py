@@ -35,14 +35,19 @@ LOSS = """table inet lossy {{
 
 
 @contextmanager
-def site(folder: Path, kind: str, *, loss_percent: int = 0) -> Iterator[Deployment]:
+def site(folder: Path, kind: str, *, loss_percent: int = 0, rto_min_ms: int = 0
+         ) -> Iterator[Deployment]:
     """Router and relay running, with an exchange of this kind: `sqlite` or `valkey` (on a host of its own).
 
-    Lost are packets of the bot's connections, and of those to the server, each way.
+    Lost are packets of the bot's connections, and of those to the server, each way. `rto_min_ms` is after how
+    many milliseconds the hosts send a lost packet again (0: the kernel's 200).
     """
     with ExitStack() as ending:
         world = ending.enter_context(World())
         deployment = Deployment(world, folder, messages=LIMIT)
+        for host in (world.router, world.relay, world.mailserver) if rto_min_ms else ():
+            for route in host.run(["ip", "-4", "route"]).stdout.splitlines():
+                host.ip(f"route change {route} rto_min {rto_min_ms}ms")
         if kind == "valkey":
             server = ending.enter_context(
                 Server(address=MAILSERVER.ipv4, port=6379, namespace=world.mailserver))

@@ -5,6 +5,7 @@ round or a callback for as long as it likes. So its socket is put into a wrapper
 to end.
 """
 
+import os
 import select
 import socket
 import ssl
@@ -19,7 +20,8 @@ from egressguard.core.exchange_url import ServerPlace
 from egressguard.exchange.key_file import secret_path
 
 CALL_S = 0.2
-SILENT_S = 3.0  # a connection that has brought nothing for so long is given up
+SYN_EVERY_S = 0.04  # between two connections that are begun
+SILENT_S = 0.7  # a connection that has brought nothing for so long is given up
 
 
 class LateError(ServerTimeoutError):
@@ -77,6 +79,8 @@ class Line(Connection):
         self._place = place
         self._timed: TimedSocket | None = None
         self._owed, self._heard_s = 0, 0.0
+        self._asked: tuple[tuple[str, ...], ...] = ()
+        self._answers: list[Any] = []
         super().__init__(host=host, port=port, username=place.user or None, password=password or None,
                          socket_timeout=CALL_S, socket_connect_timeout=CALL_S, decode_responses=True,
                          encoding_errors="replace", protocol=2, driver_info=None)
@@ -98,25 +102,36 @@ class Line(Connection):
         A lost packet comes again after 200 ms at the earliest (RFC 6298), which is as long as a call may
         take. To connect anew for each would lose more packets, and the call with them.
         """
+        return self._answered(commands, again=True)
+
+    def ask(self, *commands: tuple[str, ...]) -> list[Any]:
+        """The same for commands that only read: an answer that is owed to them is taken when it comes. To ask
+        anew would lose it, and of two packets in a row that are late the second one, too.
+        """
+        return self._answered(commands, again=False)
+
+    def _answered(self, commands: tuple[tuple[str, ...], ...], *, again: bool) -> list[Any]:
         try:
             if self._timed is None:
                 self.connect_check_health(check_health=False, retry_socket_connect=False)
             assert self._timed is not None
             self._timed.begin()
-            self._settle_debts()
-            self._heard_s = time.monotonic()
-            self.send_packed_command(self.pack_commands(commands), check_health=False)
-            self._owed = len(commands)
-            return [self._reply() for _ in commands]
+            if again or not self._owed or commands != self._asked:
+                self._await()
+                self._heard_s = time.monotonic()
+                self.send_packed_command(self.pack_commands(commands), check_health=False)
+                self._owed, self._asked, self._answers = len(commands), commands, []
+            self._await()
+            return self._answers
         except LateError:
             raise
         except Exception:
             self.close()
             raise
 
-    def _settle_debts(self) -> None:
+    def _await(self) -> None:
         while self._owed:
-            self._reply()
+            self._answers.append(self._reply())
 
     def _reply(self) -> Any:
         try:
@@ -138,7 +153,7 @@ class Line(Connection):
 
     def _connect(self) -> TimedSocket:
         until_s = time.monotonic() + CALL_S
-        sock = socket.create_connection((self.host, self.port), CALL_S)
+        sock = _first_to_stand((self.host, self.port), until_s)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._place.tls:
@@ -149,6 +164,34 @@ class Line(Connection):
         self._timed, self._heard_s = TimedSocket(sock), time.monotonic()
         self._timed.until_s = until_s
         return self._timed
+
+
+def _first_to_stand(address: tuple[str, int], until_s: float) -> socket.socket:
+    """A connection to `address`. A lost SYN comes again after a second (RFC 6298), which is too late, so
+    another connection is begun each SYN_EVERY_S, and the first that stands is used.
+    """
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    begun: list[socket.socket] = []
+    poll, found = select.poll(), None
+    try:
+        while found is None:
+            rest_s = until_s - time.monotonic()
+            if rest_s <= 0:
+                raise TimeoutError(f"no connection within {CALL_S} s")
+            begun.append(socket.socket(family, socket.SOCK_STREAM))
+            begun[-1].setblocking(False)
+            begun[-1].connect_ex(address)
+            poll.register(begun[-1], select.POLLOUT)
+            ready = poll.poll(min(rest_s, SYN_EVERY_S) * 1000)
+            found = next((sock for sock in begun if ready and sock.fileno() == ready[0][0]), None)
+        error = found.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error))
+        begun.remove(found)
+        return found
+    finally:
+        for sock in begun:
+            sock.close()
 
 
 def _encrypted(sock: socket.socket, place: ServerPlace, host: str, until_s: float) -> ssl.SSLSocket:

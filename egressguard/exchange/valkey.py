@@ -38,6 +38,8 @@ class ValkeyStore:
         self._label = f"exchange {', '.join(f'{host} port {port}' for host, port in place.addresses)}"
         self._tokens: dict[str, dict[str, str]] = {}  # as they are on the server
         self._polled: dict[str, dict[str, str]] = {}
+        self._current: set[str] = set()  # kinds that have been polled, and not read since
+        self._reading = False  # also after a reading that was late
         self._have: dict[str, dict[str, tuple[str, str | None]]] = {kind: {} for kind in KINDS}
         with self._translated():
             self._line = connect(place)
@@ -57,29 +59,38 @@ class ValkeyStore:
 
     def read(self, kind: str) -> Mapping[str, str]:
         """Every text of a kind, by name."""
+        self._reading = True
         with self._translated():
-            tokens = self._versions(kind)[kind]
-            have = self._have[kind]
+            if kind not in self._current:
+                self._tokens[kind] = self._versions(kind)[kind]
+            tokens, have = self._tokens[kind], self._have[kind]
             wanted = sorted(name for name, token in tokens.items() if have.get(name, ("", ""))[0] != token)
             for name in have.keys() - tokens.keys():
                 del have[name]
             for start in range(0, len(wanted), BATCH):
                 names = wanted[start:start + BATCH]
-                [texts] = self._line.exchange(("MGET", *(key(kind, name) for name in names)))
+                [texts] = self._line.ask(("MGET", *(key(kind, name) for name in names)))
                 for name, text in zip(names, texts, strict=True):
                     # Without a token to compare, what is absent now is asked for again.
                     have[name] = (tokens[name], unpacked(text)) if text is not None else ("", None)
+            self._current.discard(kind)
+            self._reading = False
             return {name: text for name, (_, text) in have.items() if text is not None}
 
     def forget(self, kind: str, name: str) -> None:
         """Removes a text."""
+        self._current.discard(kind)
         with self._translated():
             self._line.exchange(("MULTI",), ("DEL", key(kind, name)), ("HDEL", key(kind), name), ("EXEC",))
 
     def changed(self) -> bool:
-        """Whether any token is another one than at the last call."""
+        """Whether any token is another one than at the last call, or what is news could not be read then."""
+        if self._reading:
+            return True
         with self._translated():
+            self._current = set()
             self._tokens = self._versions(*KINDS)
+            self._current = set(KINDS)
         before, self._polled = self._polled, {kind: dict(found) for kind, found in self._tokens.items()}
         return before != self._polled
 
@@ -89,7 +100,7 @@ class ValkeyStore:
 
     def _versions(self, *kinds: str) -> dict[str, dict[str, str]]:
         """The tokens of these kinds. What is no hash holds none: whoever writes next puts that right."""
-        replies = self._line.replies(*(("HGETALL", key(kind)) for kind in kinds))
+        replies = self._line.ask(*(("HGETALL", key(kind)) for kind in kinds))
         for reply in replies:
             if isinstance(reply, ResponseError) and not str(reply).startswith("WRONGTYPE"):
                 raise reply
@@ -102,7 +113,6 @@ class ValkeyStore:
             try:
                 yield
             except LateError as error:
-                self._polled = {}  # whatever was to be read is news still
                 raise ExchangeLateError(f"{self._label}: {error}") from error
             except (RedisError, OSError) as error:
                 raise ExchangeError(f"{self._label}: {error}") from error

@@ -24,6 +24,7 @@ class Link:
         self._exchange: Exchange | None = None
         self._retry_at_s = float("-inf")
         self._available: bool | None = None
+        self._late = False
         self._left_out: dict[tuple[str, str], str] = {}
 
     def fetch(self, now_s: float) -> list[Bulletin] | None:
@@ -36,9 +37,11 @@ class Link:
             return found
         return self._try(bulletins, now_s)
 
-    def leave(self, report: Report, now_s: float) -> None:
-        """Leaves `report` if the exchange can be reached."""
+    def leave(self, report: Report, now_s: float) -> bool:
+        """Leaves `report` if the exchange can be reached; False: the answer is late, it may not be there."""
+        self._late = False
         self._try(lambda exchange: exchange.report(report), now_s)
+        return not self._late
 
     def close(self) -> None:
         """Lets go of the exchange; it is opened again when it is needed."""
@@ -54,9 +57,11 @@ class Link:
                 self._exchange = self._open_exchange()
             result = use(self._exchange)
         except ExchangeLateError:
+            self._late = True
             return None  # the next poll asks again; a connection that stays silent is given up
         except ExchangeError as error:
-            self._retry_at_s = now_s + RETRY_S
+            # One that stood may have lost packets only, so it is tried anew at once.
+            self._retry_at_s = now_s + (RETRY_S if self._exchange is None else 0.0)
             self._say_available(False, str(error))
             self.close()
             return None

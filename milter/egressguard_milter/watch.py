@@ -47,8 +47,8 @@ class Watch:
         changes = self._signals.evaluate(now_s)
         self._say(changes)
         if changes or now_s >= self._report_at_s:
-            self._report_at_s = now_s + period_s(self._limits.policy)
-            self._link.leave(self._reports.make(now_s), now_s)
+            left = self._link.leave(self._reports.make(now_s), now_s)
+            self._report_at_s = now_s + (period_s(self._limits.policy) if left else 0.0)
 
     def start(self) -> None:
         """Begins to poll."""

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from egressguard.core.documents import MAX_LENGTH
+from egressguard.core.documents import MAX_LENGTH, Bulletin
 from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.exchange_url import ServerPlace
 from egressguard.core.verdict import State
 from egressguard.exchange import Exchange, open_exchange
-from egressguard.exchange.line import CALL_S, SILENT_S
+from egressguard.exchange.line import CALL_S, SILENT_S, SYN_EVERY_S
 from egressguard.exchange.valkey import ValkeyStore, packed, unpacked
 from lab.dripping import Dripping
 from lab.interference import Interference
+from lab.namespaces import Namespace
 from lab.valkey import Server, certificates, free_port
 from tests.exchanges import bulletin, key_file, report
 
@@ -229,3 +230,52 @@ def test_a_late_answer_is_waited_for_and_never_taken_for_another_ones(
         assert time.monotonic() - began_s < SILENT_S + 5, "a connection that brings nothing is given up"
         router.close()
         relay.close()
+
+
+def test_a_server_whose_every_answer_is_late_is_heard_all_the_same(
+        server: Server, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked anew each time would never have an answer to what it asks."""
+    monkeypatch.setattr("egressguard.exchange.line.CALL_S", CALL_S)
+    with Interference(server.port) as proxy:
+        router, relay = open_exchange(server.url, key), open_exchange(f"valkey://127.0.0.1:{proxy.port}", key)
+        router.publish(bulletin("r1", 1))
+        proxy.delay_s = 1.1 * CALL_S / 2  # each way
+        found: list[Bulletin] = []
+        deadline_s = time.monotonic() + 20
+        while not found and time.monotonic() < deadline_s:
+            with suppress(ExchangeLateError):
+                found = relay.bulletins() if relay.changed() else []
+        assert found == [bulletin("r1", 1)]
+        router.close()
+        relay.close()
+
+
+LOSES_EVERY_OTHER_SYN = """table inet lossy {
+    chain losing {
+        type filter hook output priority 0
+        tcp dport 6379 tcp flags & (syn | ack) == syn numgen inc mod 2 == 0 drop
+    }
+}"""
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("every_s", [SYN_EVERY_S, 10.0])
+def test_a_lost_syn_does_not_cost_the_call_its_deadline(every_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel sends it again after a second, so without a second connection (every 10 s) the call fails."""
+    monkeypatch.setattr("egressguard.exchange.line.CALL_S", 0.9)
+    monkeypatch.setattr("egressguard.exchange.line.SYN_EVERY_S", every_s)
+    with Namespace("lossy") as here:
+        here.ip("link set lo up")
+        with Server(port=6379, namespace=here) as server:
+            here.run(["nft", "-f", "-"], stdin=LOSES_EVERY_OTHER_SYN)
+            place = ServerPlace(((server.address, server.port),), False)
+            if every_s == SYN_EVERY_S:
+                here.call(ValkeyStore, place).close()
+            else:
+                with pytest.raises(ExchangeError, match="Timeout"):
+                    here.call(ValkeyStore, place)
+
+
+def test_a_server_that_refuses_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExchangeError, match="refused"):
+        ValkeyStore(ServerPlace((("127.0.0.1", free_port()),), False))

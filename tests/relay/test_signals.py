@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from egressguard.core.documents import Bulletin, Client, Origin, Report
-from egressguard.core.errors import ExchangeError
+from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 from egressguard.exchange import Exchange, open_exchange
@@ -227,6 +227,19 @@ def test_a_report_is_left_at_every_change_and_otherwise_now_and_then(path: Path)
     assert sequences == [1, 1, 2, 2]
     relay.watch.step(2.0 + MAX_PERIOD_S)
     assert router.report().origin.sequence == 3
+
+
+def test_a_report_whose_answer_is_late_is_left_again_at_the_next_poll(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay, router = Relay(path), Router(path)
+
+    def late(exchange: Exchange, report: Report) -> None:
+        raise ExchangeLateError("no answer within 0.2 s")
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "report", late)
+        relay.watch.step(0.0)
+    relay.watch.step(0.2)
+    assert router.report().origin.sequence == 2
 
 
 def test_a_report_stays_small_and_names_the_suspects_first(path: Path) -> None:
