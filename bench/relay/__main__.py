@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.relay import direct, rivals, through_postfix
-from bench.relay.programs import noop, ours, tcp
+from bench.relay.programs import floor, noop, on_libmilter, ours, tcp
 from lab.namespaces import Namespace
 
-NOOP_PORT, OURS_PORT = 8891, 8892
+NOOP_PORT, OURS_PORT, FLOOR_PORT, PYMILTER_PORT = 8891, 8892, 8893, 8894
 TARGETS = {1: 0.90, 10: 0.85, 100: 0.85, 1000: 0.60}
 ZE_FILTER_BYTES = 12_700  # per client, measured against its own binary
 
@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
     """The sizes; the defaults take less than five minutes."""
     parser = argparse.ArgumentParser(prog="script/bench relay", description=__doc__)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 10, 100, 1000])
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of one run of a milter alone")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of one run of a milter alone")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs; the median counts")
     parser.add_argument("--messages", type=int, default=1500, help="of one run through Postfix")
     parser.add_argument("--clients", type=int, default=20_000, help="for the memory per client")
@@ -46,23 +46,31 @@ def arguments() -> argparse.Namespace:
 
 
 def alone(namespace: Namespace, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The milters alone."""
-    base = noop(namespace, folder, options.hears, tcp(NOOP_PORT))
-    other = ours(namespace, folder, tcp(OURS_PORT))
+    """The milters alone.
+
+    All negotiate the same steps: MAIL, RCPT with refused recipients, and the end of the message. None asks
+    not to be waited for (SMFIP_NR_*), since each step may be refused.
+    """
+    programs = [noop(namespace, folder, options.hears, tcp(NOOP_PORT)), floor(namespace, tcp(FLOOR_PORT)),
+                on_libmilter(namespace, folder, tcp(PYMILTER_PORT)), ours(namespace, folder, tcp(OURS_PORT))]
+    own = programs[-1]
     load = direct.Load(namespace, folder)
-    print("milter alone     connections   transactions/s   p50 µs     p99 µs   memory MB   ratio   target")
+    print("milter alone     connections   transactions/s   p50 µs     p99 µs   cpu µs   memory MB   "
+          "ratio   target")
     rows: list[direct.Row] = []
     for connections in options.connections:
-        pair = direct.measure(load, base, other, connections, seconds=options.seconds, rounds=options.rounds)
-        for row, target in zip(pair, ("", f"{TARGETS.get(connections, '')}"), strict=True):
+        for row in direct.measure(load, programs, connections, seconds=options.seconds,
+                                  rounds=options.rounds):
+            target = f"{TARGETS.get(connections, '')}" if row.milter == own.name else ""
             rows.append(row)
             print(f"{row.milter:<16} {row.connections:>11} {row.per_second:>16,.0f} {row.p50_us:>8,.0f} "
-                  f"{row.p99_us:>10,.0f} {row.resident_mb:>11.1f} {row.ratio:>7.2f} {target:>8}", flush=True)
-    each = direct.bytes_per_client(load, other, options.clients)
+                  f"{row.p99_us:>10,.0f} {row.cpu_us:>8.1f} {row.resident_mb:>11.1f} {row.ratio:>7.2f} "
+                  f"{target:>8}", flush=True)
+    each = direct.bytes_per_client(load, own, options.clients)
     print(f"memory per client: {each:,.0f} bytes, {each / ZE_FILTER_BYTES:.3f} of ze-filter's "
           f"{ZE_FILTER_BYTES:,} (target {1 / 20})")
-    base.stop()
-    other.stop()
+    for program in programs:
+        program.stop()
     return {"alone": [asdict(row) for row in rows], "bytes_per_client": round(each)}
 
 

@@ -1,6 +1,7 @@
 """The milters alone: a load generator in C speaks the protocol to both, in turns."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ class Row:
     per_second: float
     p50_us: float
     p99_us: float
+    cpu_us: float  # of the milter's own for each transaction, whoever else wants the processor
     resident_mb: float
     ratio: float
 
@@ -42,18 +44,26 @@ class Load:
         return figures
 
 
-def measure(load: Load, base: Program, other: Program, connections: int, *, seconds: float, rounds: int
+def measure(load: Load, programs: Sequence[Program], connections: int, *, seconds: float, rounds: int
             ) -> list[Row]:
-    """Both milters in turns, so that what disturbs the machine disturbs both."""
-    runs: dict[str, list[dict[str, float]]] = {base.name: [], other.name: []}
-    ratios = []
+    """All milters in turns, so that what disturbs the machine disturbs each; the first one is the measure."""
+    runs: dict[str, list[dict[str, float]]] = {program.name: [] for program in programs}
     for _ in range(rounds):
-        for program in (base, other):
-            figures = load.run(program.port, connections, seconds)
-            runs[program.name].append(figures | {"per_second": figures["transactions"] / figures["seconds"]})
-        ratios.append(runs[other.name][-1]["per_second"] / runs[base.name][-1]["per_second"])
-    return [_row(program, connections, runs[program.name], ratio)
-            for program, ratio in ((base, 1.0), (other, median(ratios)))]
+        for program in programs:
+            runs[program.name].append(_run(load, program, connections, seconds))
+    base = [run["per_second"] for run in runs[programs[0].name]]
+    return [_row(program, connections, found, median(run["per_second"] / first
+                                                     for run, first in zip(found, base, strict=True)))
+            for program, found in zip(programs, runs.values(), strict=True)]
+
+
+def _run(load: Load, program: Program, connections: int, seconds: float) -> dict[str, float]:
+    before = program.cpu_s
+    figures = load.run(program.port, connections, seconds)
+    # The warming-up, a tenth, is in the processor's time but not in the transactions.
+    share = figures["seconds"] / (figures["seconds"] + seconds / 10)
+    return figures | {"per_second": figures["transactions"] / figures["seconds"],
+                      "cpu_us": (program.cpu_s - before) * share / figures["transactions"] * 1e6}
 
 
 def bytes_per_client(load: Load, program: Program, clients: int) -> float:
@@ -68,4 +78,4 @@ def _row(program: Program, connections: int, runs: list[dict[str, float]], ratio
     def middle(key: str) -> float:
         return median(run[key] for run in runs)
     return Row(program.name, connections, middle("per_second"), middle("p50_us"), middle("p99_us"),
-               program.resident_kb / 1024, ratio)
+               middle("cpu_us"), program.resident_kb / 1024, ratio)

@@ -1,5 +1,6 @@
 """The programs that are measured and those that measure; the C ones are compiled here, anew for each run."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from lab.namespaces import LabError, Namespace, wait_until
 
 HERE = Path(__file__).parent
 COMMAND = Path(sys.executable).parent / "egressguard-milter"
+PYTHON = (sys.executable, "-m")
 START_S = 120.0  # rspamd compiles its expressions first
 # Every limit is checked for every message, over two windows, durably; none is reached.
 POLICY = """
@@ -56,6 +58,12 @@ class Program:
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
         return int(found[1]) if found else 0
 
+    @property
+    def cpu_s(self) -> float:
+        """Its processor time so far."""
+        words = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> None:
         """Ends it."""
         self.process.terminate()
@@ -80,9 +88,26 @@ def noop(namespace: Namespace, folder: Path, hears: str, socket: str) -> Program
 
 def ours(namespace: Namespace, folder: Path, socket: str) -> Program:
     """egressguard-milter."""
+    return started(namespace, "egressguard", socket, [COMMAND, "run", "--config", _policy(folder, socket)])
+
+
+def on_libmilter(namespace: Namespace, folder: Path, socket: str) -> Program:
+    """The same limits on libmilter, by pymilter, with counts of its own."""
+    apart = folder / "on-libmilter"
+    apart.mkdir()
+    return started(namespace, "on pymilter", socket,
+                   [*PYTHON, "bench.relay.on_libmilter", _policy(apart, socket)])
+
+
+def floor(namespace: Namespace, socket: str) -> Program:
+    """Our server and protocol, without limits."""
+    return started(namespace, "without limits", socket, [*PYTHON, "bench.relay.floor_milter", socket])
+
+
+def _policy(folder: Path, socket: str) -> Path:
     config = folder / "egressguard-milter.toml"
     config.write_text(POLICY.format(socket=socket, folder=folder))
-    return started(namespace, "egressguard", socket, [COMMAND, "run", "--config", config])
+    return config
 
 
 def tcp(port: int) -> str:

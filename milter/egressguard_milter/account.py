@@ -4,10 +4,10 @@ The law: a stamp counts for at least its whole window, and at most one 64th of t
 1/16 s). So no more than the limit passes in any window, and a place comes back that much late at worst.
 """
 
-import math
 import struct
 from bisect import bisect_right
 from enum import IntEnum
+from math import ceil
 
 TICKS_PER_S = 16
 PRECISION_BITS = 6  # a stamp of age a may be moved by less than a / 64
@@ -61,11 +61,6 @@ class Account:
         sums = self.sums[kind]
         return sums[-1] - sums[bisect_right(self.ticks, (now_s - window_s) * TICKS_PER_S) - 1]
 
-    def at_most(self, kind: Kind) -> int:
-        """No less than what counts of `kind` in any window, reservations included; quicker to tell."""
-        sums = self.sums[kind]
-        return sums[-1] - sums[0] + self.reserved[kind]
-
     def free_at_s(self, kind: Kind, window_s: float, now_s: float, leaving: int) -> float:
         """When `leaving` of what counts now will have left the window."""
         sums = self.sums[kind]
@@ -75,17 +70,19 @@ class Account:
 
     def stamp(self, amounts: Amounts, now_s: float) -> None:
         """So much was accepted at `now_s`."""
-        tick = math.ceil(now_s * TICKS_PER_S)
-        if tick > self.ticks[-1]:
-            self.ticks.append(tick)
-            for sums, amount in zip(self.sums, amounts, strict=True):
-                sums.append(sums[-1] + amount)
-            if len(self.ticks) > self.thin_at:
+        tick, ticks, (a, b, c, d) = ceil(now_s * TICKS_PER_S), self.ticks, self.sums
+        connections, messages, recipients, refused = amounts
+        if tick > ticks[-1]:
+            ticks.append(tick)
+            for sums in self.sums:
+                sums.append(sums[-1])
+            if len(ticks) > self.thin_at:
                 self._thin(tick)
-        else:  # threads read the clock before they get the lock
-            for kind, amount in enumerate(amounts):
-                if amount:
-                    self.sums[kind][-1] += amount
+        # An earlier tick than the newest: threads read the clock before they get the lock.
+        a[-1] += connections
+        b[-1] += messages
+        c[-1] += recipients
+        d[-1] += refused
 
     def prune(self, horizon_s: float, now_s: float) -> None:
         """Forgets what is older than every window."""

@@ -16,7 +16,7 @@ from egressguard_milter.session import Session
 from egressguard_milter.tallies import Tallies
 from egressguard_milter.wire import GO_ON, LARGEST, WireError, macro, words
 
-REFUSED_MAILER = "error"  # sendmail's and Postfix's {rcpt_mailer} for a recipient that they refuse
+REFUSED_MAILER = b"error"  # sendmail's and Postfix's {rcpt_mailer} for a recipient that they refuse
 HELD = wire.quarantine("held by egressguard-milter: the client looks compromised") + GO_ON
 ACTIONS = wire.QUARANTINE | wire.SET_MACROS
 # No content crosses the wire, and no stage whose answer is always the same; the end of the message does.
@@ -28,7 +28,7 @@ VERSION, RESOLVED = b"v", b"{client_resolve}"
 NEEDED = {wire.CONNECT: VERSION + b" " + RESOLVED, wire.MAIL: LOGIN + b" " + QUEUE_ID,
           wire.RCPT: MAILER + b" " + QUEUE_ID, wire.END_OF_MESSAGE: QUEUE_ID}
 
-length_at = wire.LENGTH.unpack_from
+head_at = wire.HEAD.unpack_from
 Handler = Callable[["Conversation", bytes], bytes]
 
 
@@ -49,18 +49,19 @@ class Conversation:
             data = self._rest + data
         answers, at, size = b"", 0, len(data)
         while size - at > 4 and not self.ended:
-            end = at + 4 + length_at(data, at)[0]
-            if not at + 4 < end <= at + LARGEST:
+            length, command = head_at(data, at)
+            if not 0 < length <= LARGEST:
                 raise WireError("a packet of an impossible length")
+            end = at + 4 + length
             if end > size:
                 break
-            handler = self._in_order.get(data[at + 4])
+            handler = self._in_order.get(command)
             if handler is None:
                 raise WireError(f"a command out of order, or none: {data[at + 4:at + 5]!r}")
             try:
                 answers += handler(self, data[at + 5:end])
             except Exception as error:
-                answers += self._failed(error, data[at + 4], handler)
+                answers += self._failed(error, command, handler)
             at = end
         self._rest = data[at:]
         return answers
@@ -102,12 +103,15 @@ class Conversation:
 
     def _rcpt(self, data: bytes) -> bytes:
         """Told of every recipient, whether the MTA takes it or not."""
-        if macro(self._macros.get(wire.RCPT, b""), MAILER) == REFUSED_MAILER:
+        macros = self._macros.get(wire.RCPT, b"")
+        if REFUSED_MAILER in macros and macro(macros, MAILER).encode() == REFUSED_MAILER:
             self._session.recipient_refused(monotonic())
             return GO_ON
         domain = envelope_address(words(data)[0]).rpartition("@")[2]
         decision = self._session.recipient(domain, monotonic())
-        if decision.accepted or not self._session.nothing_accepted:
+        if not decision.limit:
+            return GO_ON
+        if not self._session.nothing_accepted:
             return self._say(decision)
         # Every recipient refused, the next DATA would be answered with 554, and naive mailers take that as
         # final. 421 ends the connection before.
@@ -120,8 +124,9 @@ class Conversation:
     def _end_of_message(self, _: bytes) -> bytes:
         answer = HELD if self._session.hold_queue else GO_ON
         decision = self._session.end_of_message(monotonic())
-        if decision is not None:
-            self._log.say("accepted", decision, self._queue_id)
+        if decision is None:  # no MTA ends what did not begin, and nothing passes that was not counted
+            return wire.TEMPORARY_FAILURE
+        self._log.say("accepted", decision, self._queue_id)
         self._forget_message()
         return answer
 
@@ -143,7 +148,7 @@ class Conversation:
         return b""
 
     def _say(self, decision: Decision, code: tuple[str, str] | None = None) -> bytes:
-        if decision.accepted:
+        if not decision.limit:
             return GO_ON
         event = "refused" if decision.limit in CONNECTION_LIMITS else "deferred"
         self._log.say(event, decision, self._queue_id)
@@ -154,8 +159,7 @@ class Conversation:
         return next(filter(None, found), "")
 
     def _forget_message(self) -> None:
-        for stage in (wire.MAIL, wire.RCPT, wire.DATA, wire.END_OF_MESSAGE):
-            self._macros.pop(stage, None)
+        self._macros.clear()  # what CONNECT came with has been used when there is a message
 
     def _verified(self) -> bool:
         """Whether the host name resolves back: Postfix gives no other, sendmail says so in a macro."""

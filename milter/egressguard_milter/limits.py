@@ -17,6 +17,7 @@ from egressguard_milter.terms import Allowance, Directory, Scaled
 
 SESSIONS_RETRY_S = 10.0
 HELD_RETRY_S = 600.0
+HELD = Tier.HELD
 
 
 class Limits:
@@ -69,7 +70,7 @@ class Limits:
     def reserve(self, scaled: Scaled, claims: Sequence[Claim], now_s: float) -> tuple[Decision, Hold | None]:
         """One message, with one recipient, of all `claims` that pay for it: the client's and others'."""
         standing, host = scaled.standing, scaled.accepted.host
-        if standing.tier is Tier.HELD and not standing.hold_queue:
+        if standing.tier is HELD and not standing.hold_queue:
             return Decision(host, standing.tier, standing.verdict, "held", host, retry_s=HELD_RETRY_S), None
         answer = self._ledger.reserve(claims, now_s)
         if isinstance(answer, Refusal):

@@ -49,7 +49,7 @@ class Places:
 
     def take(self, key: str, pool: Pool, neighbours: str, now_s: float) -> tuple[str, Account]:
         """The account that pays for `key`, in use until `put_back`, and the key under which it stands."""
-        account = self._find(key)
+        account = self._hot.get(key) or self._find(key)
         if account is None:
             key, account = self._place(key, pool, neighbours, now_s)
         if account.holders:

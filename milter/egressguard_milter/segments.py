@@ -11,10 +11,10 @@ import mmap
 import os
 import struct
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 from egressguard.core.errors import EgressguardError
 from egressguard_milter.account import Pool
@@ -28,6 +28,7 @@ SEGMENT_BYTES = 4 << 20
 PREFIX = struct.Struct("=IH")  # CRC of what follows the CRC, length of the body
 BODY = struct.Struct("=Bd4H")
 CHECKED = struct.Struct("=HBd4H")  # the length and the body
+BODY_BYTES, pack_crc = BODY.size, struct.Struct("=I").pack
 FORGIVEN = 0xFF
 MOST = 0xFFFF
 MAX_KEY_BYTES = 1000
@@ -100,11 +101,13 @@ class Segments:
     def write(self, records: Sequence[Record]) -> None:
         """See Memory. When the disk has no room, that is said once, and only this process still knows."""
         data = b"".join(map(_encode, records))
-        if self._map is None or self._end + len(data) > self._size:
+        end = self._end + len(data)
+        if self._map is None or end > self._size:
             self._turn(len(data))
+            end = self._end + len(data)
         if self._map is not None and self._current is not None:
-            self._map[self._end:self._end + len(data)] = data
-            self._end += len(data)
+            self._map[self._end:end] = data
+            self._end = end
             if records[-1].at_s > self._current.newest_s:
                 self._current.newest_s = records[-1].at_s
 
@@ -171,11 +174,11 @@ def _encode(record: Record) -> bytes:
         pool, amounts = FORGIVEN, (0, 0, 0, 0)
     a, b, c, d = amounts
     try:
-        checked = CHECKED.pack(BODY.size + len(key), pool, at_s, a, b, c, d) + key
+        checked = CHECKED.pack(BODY_BYTES + len(key), pool, at_s, a, b, c, d) + key
     except struct.error:  # more recipients at once than there is room for
         a, b, c, d = (min(amount, MOST) for amount in amounts)
-        checked = CHECKED.pack(BODY.size + len(key), pool, at_s, a, b, c, d) + key
-    return zlib.crc32(checked).to_bytes(4, "little") + checked
+        checked = CHECKED.pack(BODY_BYTES + len(key), pool, at_s, a, b, c, d) + key
+    return pack_crc(crc32(checked)) + checked
 
 
 def _read(path: Path) -> tuple[str, list[Record]]:
@@ -197,7 +200,7 @@ def _decode(data: bytes) -> Iterator[Record]:
     while position + PREFIX.size + BODY.size <= len(data):
         crc, length = PREFIX.unpack_from(data, position)
         end = position + PREFIX.size + length
-        if length < BODY.size or zlib.crc32(data[position + 4:end]) != crc:
+        if length < BODY.size or crc32(data[position + 4:end]) != crc:
             return
         kind, at_s, *amounts = BODY.unpack_from(data, position + PREFIX.size)
         if not math.isfinite(at_s) or (kind != FORGIVEN and kind not in list(Pool)):

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from egressguard_milter.conversation import Conversation
 from egressguard_milter.journal import Repetitions, line, logger
+from egressguard_milter.waiting import Waiting
 from egressguard_milter.wire import WireError
 
 READ_BYTES = 4096  # what an MTA says at once; whoever says more waits for its turn again
@@ -47,9 +48,9 @@ class Server:
 
     def serve(self) -> str:
         """Answers MTAs; returns the name of the signal that ended it."""
-        poll, ready, clock = self._poll.poll, self._ready, time.monotonic
+        ready, clock, wait = self._ready, time.monotonic, Waiting(self._poll.poll).wait
         while not self.stopped:
-            for fd, _ in poll(TICK_S):
+            for fd, _ in wait(TICK_S):
                 ready[fd]()
             if clock() >= self._tick_at_s:
                 self._tick(clock())

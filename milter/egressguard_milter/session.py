@@ -77,7 +77,7 @@ class Session:
         if most is not None and self._messages >= most:
             return self._told(exceeded(scaled, "messages_per_connection", self._messages, most))
         claims, most = scaled.claims, scaled.levels.get("recipients_per_message")
-        for payer in (directory.sender(sender), directory.login(login)):
+        for payer in (directory.sender(sender), directory.login(login) if login else None):
             if payer is not None:
                 claim, level = payer
                 claims = (*claims, claim)

@@ -8,8 +8,9 @@ import struct
 from collections.abc import Mapping
 
 VERSION, OLDEST_VERSION = 6, 2
-LARGEST = 1 << 17  # a chunk of a body, which no MTA sends after our negotiation, is at most 65,535 bytes long
+LARGEST = 1 << 16  # as libmilter: a command and 65,535 bytes of a body, which our negotiation rules out
 LENGTH = struct.Struct("!I")
+HEAD = struct.Struct("!IB")  # the length of what follows it, and the command
 OFFER = struct.Struct("!III")  # version, actions, steps
 
 # Commands of an MTA.
@@ -73,9 +74,9 @@ def connected(data: bytes) -> tuple[str, str | None]:
 
 def words(data: bytes) -> list[str]:
     """The words of MAIL and RCPT: the address, then the parameters. Raises WireError without any."""
-    if not data.endswith(b"\0"):
+    if data[-1:] != b"\0":
         raise WireError("a command without an end")
-    return text(data[:-1]).split("\0")
+    return data[:-1].decode("utf-8", "surrogateescape").split("\0")
 
 
 def macro(data: bytes, name: bytes) -> str:
