@@ -11,12 +11,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from ipaddress import ip_address
 from pathlib import Path
 from time import perf_counter
 
 from egressguard.alarm import News
-from egressguard.beside import Beside
 from egressguard.boot import boot_id, next_epoch
 from egressguard.config import DEFAULT_PATH, Site
 from egressguard.configurations import Configurations
@@ -28,12 +26,14 @@ from egressguard.core.connections import ports_of
 from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
 from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, ExchangeLateError
 from egressguard.core.exposure import EVERYTHING, MOST_SHOWN, Deviation, Exposure, Program
-from egressguard.core.hosts import Host, host_of
+from egressguard.core.hosts import Host
 from egressguard.core.inventory import Inventory, inventory_of
 from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Transition
-from egressguard.database import Database, changed
+from egressguard.core.waiting import Lots
+from egressguard.counting import Counting
+from egressguard.database import Database
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import Exchange
 from egressguard.following import Following
@@ -41,19 +41,16 @@ from egressguard.heartbeat import Pulse
 from egressguard.judgement import Judgement
 from egressguard.kernel import Kernel
 from egressguard.kernel.events import Culprit
-from egressguard.kernel.sinkhole import Listener
 from egressguard.metrics import Figures
 
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
-READ_EVERY_S = 15.0  # all destinations, while a queue's retries are waited for
 SAVE_EVERY_S = 5.0  # at the latest; a change of a verdict is recorded at once
 KEEP_MARKS_EVERY_S = 5.0
 TRIED_EVERY_S = 1.0  # between two bulletins that only tell other routers of further attempts
 RETRY_S = 1.0  # between two tries to reach the exchange
 SHOWN = 5
-MAX_PROVED, MAX_PROOFS = 4096, 64  # hosts whose proofs wait for their next attempts, and of each
 UNSAVED_EXPOSURES = SUSPECTS = 100
 
 
@@ -78,15 +75,9 @@ class Controller:
         self._kept_marks: tuple[dict[str, Mapping[str, Mark]], float] = {}, float("-inf")
         self._retry_at_s = float("-inf")
         self._away = ""
-        self._incarnation = ""
         self._kept_s = self._saved_s = float("-inf")
         self._listed: tuple[Settings, Inventory] | None = None
-        self._read_s = float("-inf")
-        self._totals: Totals | None = None
-        self._beside = Beside(database)
-        self._listener = Listener()
-        self._proved: dict[Host, list[str]] = {}
-        self._baseline = self._saved = Baseline()
+        self._counting = Counting(kernel, database)
         self._news: list[tuple[Transition, Evidence] | Exposure] = []
         self._suspects: list[Culprit] = []
         self._rounds, self._exposed = 0, (0, 0.0)
@@ -117,7 +108,7 @@ class Controller:
         Raises KernelError, having changed nothing, when the kernel refuses or holds another version's table.
         """
         with self._noting({}, "sinkhole"):  # before anybody is led to it; the first round says what failed
-            self._listener.proofs(self._settings.sinkhole)
+            self._counting.proofs.listen(self._settings.sinkhole)
         gone = seen_s is not None and not self._enforcement.loaded()
         self._following.start(now_s)
         if gone and seen_s is not None:
@@ -125,8 +116,7 @@ class Controller:
                 self._expose(Deviation("the table was gone when the daemon started", EVERYTHING), (),
                              (seen_s, now_s, now_s))
         self._exposed = self._database.exposed()
-        self._incarnation = self._enforcement.incarnation
-        self._baseline = self._saved = self._database.baseline(self._incarnation)
+        self._counting.start(self._enforcement.incarnation)
         self._judgement.start(now_s)
         self._origin = Origin(self._settings.router, next_epoch(int(self._database.meta("epoch") or 0)), 0)
         self._database.set_meta("epoch", str(self._origin.epoch))
@@ -160,7 +150,7 @@ class Controller:
             faults["conntrack"] = self._enforcement.uncut
         sample = None
         with self._noting(faults, "kernel"):
-            sample = self._sample(now_s)
+            sample = self._counting.read(now_s, bool(self._judgement.owed))
         self._judge(sample, now_s, faults)
         self._news += self._with_evidence(self._judgement.news())
         with self._noting(faults, "exchange"):
@@ -176,7 +166,7 @@ class Controller:
 
     def totals(self) -> Totals | None:
         """The named counters as last read."""
-        return self._totals
+        return self._counting.totals
 
     def _attempt_macs(self) -> Mapping[Host, frozenset[str]]:
         """Read only when somebody is to be told of a host; without them an alert says less."""
@@ -192,7 +182,7 @@ class Controller:
             return []
         inventory, machine_of = self._inventory, self._machine_of
         tried: dict[Host, list[Destination]] = {step.host: [] for step in steps}
-        counters = self._baseline.destinations
+        counters = self._counting.destinations
         for pair, count in counters.values.items():
             found = tried.get(machine_of.get(pair[0], pair[0]))
             if found is not None:
@@ -213,7 +203,7 @@ class Controller:
         orders = Counter[str](order.kind for order in self._enforcement.standing)
         states = self._judgement.counts()
         enforcing = self._settings.mode == "enforce" and "rules" not in pulse.faults and not orders["open"]
-        return Figures(self._settings.mode, enforcing, self._totals, states, orders, self._rounds,
+        return Figures(self._settings.mode, enforcing, self.totals(), states, orders, self._rounds,
                        *self._exposed, alerts_pending, on_trial=self._enforcement.on_trial, pulse=pulse)
 
     def hosts_remembered(self) -> int:
@@ -223,11 +213,14 @@ class Controller:
     def close(self, now_s: float) -> None:
         """Says good-bye in history. The table stays: a stopped daemon enforces as a running one does."""
         with self._noting({}, "database"):
+            lots = self._counting.everything(self._inventory)
+            self._tell(lots)
+            self._judgement.weigh_attempts(lots, self._settings.detection, now_s)
             self._save()
             self._judgement.flush()
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
-        self._listener.close()
+        self._counting.close()
 
     def _enforce(self, now_s: float, culprits: Callable[[], Sequence[Culprit]]) -> None:
         """Puts the kernel right if it is wrong, and records the exposure and who did it."""
@@ -238,10 +231,8 @@ class Controller:
             self._suspects = [*self._suspects, *culprits()][-SUSPECTS:]  # for the round that repairs it
             raise
         suspects, self._suspects = self._suspects, []
-        if self._enforcement.incarnation != self._incarnation:
-            self._incarnation = self._enforcement.incarnation
-            # A new table's counters began at zero.
-            self._baseline, self._saved, self._totals = Baseline(), Baseline(), None
+        if self._counting.renew(self._enforcement.incarnation):
+            self._saved_s = float("-inf")  # what was counted before is nowhere else
         if wrong is None:
             return
         by = tuple(Program(c.program, c.pid) for c in self._kernel.others([*suspects, *culprits()]))
@@ -270,39 +261,17 @@ class Controller:
             self._database.expose(self._unsaved_exposures[0], now_s)
             self._unsaved_exposures = self._unsaved_exposures[1:]
 
-    def _sample(self, now_s: float) -> Sample | None:
-        """All counters, or None when no named counter has moved: then no other has."""
-        totals = self._kernel.totals()
-        if totals == self._totals:
-            return None
-        since = self._totals
-        if self._judgement.owed and now_s - self._read_s >= READ_EVERY_S:
-            since, self._read_s = None, now_s  # which known destinations are tried again is of interest
-        sample = self._kernel.sample(now_s, since)
-        self._totals = totals  # read before the elements: what came later makes the next round look again
-        return sample
-
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> None:
-        found = attempts.between(self._baseline, sample) if sample else {}
-        for key in found.keys() & self._inventory.canary:
-            del found[key]
-        beside: list[Mapping[Host, Attempts]] = []
-        with self._noting(faults, "kernel"):
-            beside = self._beside.attempts(self._enforcement, now_s)
-        with self._noting(faults, "sinkhole"):
-            beside.append(self._verified([found, *beside]))
-        own = attempts.joined([found, *beside], self._machine_of)
-        if own:
-            self._tried = shared.tried(self._tried, own)
-        evidence, self._told = shared.added(own, self._told), {}
+        own = self._tried_now(sample, now_s, faults)
+        lots = self._counting.lots(shared.added(own, self._told), self._inventory, now_s)
+        self._told = {}
+        self._tell([*lots[:-1], (now_s, own)])
         if self._settings is not self._judged:
             self._judgement.settle(self._judged, self._settings, now_s)
             self._judged = self._settings
         with self._noting(faults, "database"):
             self._judgement.forgive(self._inventory, now_s)
-        self._judgement.weigh_attempts(evidence, self._settings, now_s)
-        if sample:
-            self._baseline = attempts.advance(self._baseline, sample)
+        self._judgement.weigh_attempts(lots, self._settings.detection, now_s)
         with self._noting(faults, "database"):
             self._save_exposures(now_s)
             if self._judgement.steps or now_s - self._saved_s >= SAVE_EVERY_S:
@@ -311,30 +280,35 @@ class Controller:
             self._judgement.explain(now_s)
             self._keep(now_s)
 
-    def _verified(self, tables: Sequence[Mapping[Host, Attempts]]) -> dict[Host, Attempts]:
-        """The handshakes that hosts have completed with the sinkhole; as attempts the rules counted them.
+    def _tried_now(self, sample: Sample | None, now_s: float, faults: dict[str, str]
+                   ) -> dict[Host, Attempts]:
+        """What is to be weighed in this round, of the keys of each machine together."""
+        counting, inventory = self._counting, self._inventory
+        found: list[Mapping[Host, Attempts]] = [
+            counting.tried(sample, inventory, self._judgement.queued, now_s)]
+        with self._noting(faults, "kernel"):
+            found += counting.beside.attempts(self._enforcement, now_s)
+        with self._noting(faults, "sinkhole"):
+            counting.proofs.listen(self._settings.sinkhole)
+            found.append(counting.proofs.taken(*found))
+        return attempts.joined(found, inventory.machine_of)
 
-        A handshake may end a round later than its SYN was counted, so it waits for the host's next attempts.
-        """
-        for proof in self._listener.proofs(self._settings.sinkhole):
-            host = host_of(ip_address(proof.source))
-            if len(self._proved) < MAX_PROVED or host in self._proved:
-                self._proved[host] = [*self._proved.get(host, ()), proof.destination][-MAX_PROOFS:]
-        due = [host for host in self._proved if any(host in table for table in tables)]
-        proofs = {host: tuple(self._proved.pop(host)) for host in due}
-        return {host: Attempts(0, verified=len(found), proven=found) for host, found in proofs.items()}
+    def _tell(self, own: Lots) -> None:
+        """Adds what this router has weighed to what it tells the others."""
+        for _, evidence in own:
+            if evidence:
+                self._tried = shared.tried(self._tried, evidence)
 
     def _save(self) -> None:
         """Records what is not recorded yet, of as many rounds as it may be. Counters and what came of them
         belong together, so a kill costs no attempt: the kernel still has what was counted since.
         """
-        beside, judgement = self._beside.unsaved(), self._judgement
-        if self._saved is self._baseline and not (beside or judgement.unsaved or judgement.steps):
+        moved, beside, judgement = self._counting.unsaved(), self._counting.beside.unsaved(), self._judgement
+        if moved is None and not (beside or judgement.unsaved or judgement.steps):
             return
-        self._database.record(self._incarnation, changed(self._saved, self._baseline),
-                              judgement.unsaved.values(), judgement.steps, beside)
-        self._saved = self._baseline
-        self._beside.saved()
+        self._database.record(self._counting.incarnation, moved or Baseline(), judgement.unsaved.values(),
+                              judgement.steps, beside)
+        self._counting.saved()
         judgement.saved()
 
     def _keep(self, now_s: float) -> None:
@@ -345,8 +319,9 @@ class Controller:
             return
         self._kept_s = now_s
         self._heal_database()
-        counters = self._baseline.inventory.values, self._baseline.strangers.values, self._beside.hosts()
-        machines = {self._machine_of.get(host, host) for counted in counters for host in counted}
+        self._counting.forget(now_s)
+        machine_of = self._machine_of.get
+        machines = {machine_of(key, key) for key in self._counting.hosts()}
         self._judgement.explain(now_s, everything=True)
         gone = self._judgement.keep(machines, now_s)
         self._database.forget(gone, now_s - attempts.REMEMBER_DESTINATION_S)

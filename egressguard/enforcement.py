@@ -66,8 +66,10 @@ class Enforcement:
 
     def changes(self, now_s: float) -> Changes:
         """What differs from what should be there, now; the whole of it when the table is missing."""
-        if not self.loaded():
-            return self._all_changes(now_s)
+        return self._differing(now_s) if self.loaded() else self._all_changes(now_s)
+
+    def _differing(self, now_s: float) -> Changes:
+        """The same for a table that is loaded."""
         have, leases = self.kernel.sets(), self.kernel.leases()
         standing = self._standing(now_s)
         here = self._here()
@@ -331,7 +333,7 @@ class Enforcement:
         if missing:
             self._load(now_s, f"interface {', '.join(sorted(missing))} has appeared")
             return None
-        changes = self.changes(now_s)
+        changes = self._differing(now_s)
         if changes:
             log.warning("set elements differed:\n%s", plan.transaction(changes, self.table))
             self.kernel.apply(changes)

@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from egressguard.core import detection, volumes
-from egressguard.core.attempts import Attempts
 from egressguard.core.detection import REMEMBER_MAIL_S
 from egressguard.core.documents import Report
 from egressguard.core.explanation import to_json
 from egressguard.core.hosts import Host
 from egressguard.core.inventory import Inventory
 from egressguard.core.leases import Leases
-from egressguard.core.queue import SETTLING_S
+from egressguard.core.queue import SETTLING_S, Queue
 from egressguard.core.settings import Detection, Settings
 from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
 from egressguard.core.volumes import Volume
+from egressguard.core.waiting import Lots
 from egressguard.database import Database
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ MOST_STEPS = 10_000  # history kept in memory while the database refuses
 class Judgement:
     """Every host's verdict, and what of it is not recorded yet: `unsaved` verdicts and `steps` of history.
 
-    `owed` are the hosts that may have a mail server's queue, whose retries are waited for.
+    `queued` are the hosts that may have a mail server's queue, `owed` those of them whose retries are waited
+    for.
     """
 
     def __init__(self, database: Database) -> None:
@@ -41,7 +42,7 @@ class Judgement:
         self.unsaved: dict[Host, Verdict] = {}
         self.steps: list[Transition] = []
         self._news: list[Transition] = []
-        self.owed: dict[Host, None] = {}
+        self.queued, self.owed = set[Host](), set[Host]()
         self._states: dict[Host, State] | None = None
         self._later: dict[Host, Verdict] = {}
         self._changed: dict[Host, None] = {}
@@ -69,11 +70,12 @@ class Judgement:
         if after.mode == "enforce" and (before.mode != "enforce" or before.sender != after.sender):
             self._settling_until_s = now_s + SETTLING_S
 
-    def weigh_attempts(self, evidence: Mapping[Host, Attempts], settings: Settings, now_s: float) -> None:
-        """What the counters of this round say."""
+    def weigh_attempts(self, lots: Lots, settings: Detection, now_s: float) -> None:
+        """What the counters of this round say, and those before it whose attempts had waited."""
         settling = now_s < self._settling_until_s
-        self._absorb(detection.judge(self._verdicts, evidence, settings.detection, now_s, settling=settling,
-                                     waning=self._bad), evidence)
+        for at_s, evidence in lots:
+            self._absorb(detection.judge(self._verdicts, evidence, settings, at_s, settling=settling,
+                                         waning=self._bad if at_s == now_s else ()), evidence)
 
     def weigh_reports(self, leases: Leases[Report], inventory: Inventory, settings: Detection,
                       now_s: float) -> None:
@@ -108,11 +110,7 @@ class Judgement:
                 self._bad[host] = verdict
             elif host in self._bad:
                 del self._bad[host]
-            queue = verdict.memory.past.queue
-            if queue is not None and queue.owed:
-                self.owed[host] = None
-            elif host in self.owed:
-                del self.owed[host]
+            self._mark(host, verdict.memory.past.queue)
         if steps:
             self._states = None
         self.unsaved |= {host: changed[host] for host in (*at_once, *(step.host for step in steps))}
@@ -120,6 +118,14 @@ class Judgement:
         self._moved |= dict.fromkeys(changed)
         self.steps = (self.steps + steps)[-MOST_STEPS:]
         self._news = (self._news + steps)[-MOST_STEPS:]
+
+    def _mark(self, host: Host, queue: Queue | None) -> None:
+        if queue is not None:
+            self.queued.add(host)
+            (self.owed.add if queue.owed else self.owed.discard)(host)
+        elif host in self.queued:
+            self.queued.discard(host)
+            self.owed.discard(host)
 
     def news(self) -> list[Transition]:
         """The steps since the last call, for whoever is told of them."""

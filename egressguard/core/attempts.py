@@ -6,8 +6,10 @@ gone. And an element with a timeout that has not been seen for as long as it liv
 in its place is new, even with the same value.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import compress
+from operator import eq, sub
 from typing import Generic, NamedTuple, TypeVar
 
 from egressguard.core.hosts import Host
@@ -88,18 +90,25 @@ class Counters(Generic[K]):
         """When this counter was last seen."""
         return self.absent.get(key, self.at_s)
 
-    def growth(self, values: Mapping[K, int], now_s: float, lifetime_s: float) -> Iterator[tuple[K, int]]:
+    def growth(self, values: Mapping[K, int], now_s: float, lifetime_s: float) -> dict[K, int]:
         """Which counters grew until `values`, and by how much; what was unseen for a lifetime began anew."""
-        before, all_live = self.values, not self.absent and now_s - self.at_s < lifetime_s
-        for key, value in values.items():
-            if before.get(key) != value or not all_live:
-                live = key in before and (all_live or now_s - self.seen_s(key) < lifetime_s)
-                grown = increase(before[key] if live else None, value)
-                if grown:
-                    yield key, grown
+        all_live = not self.absent and now_s - self.at_s < lifetime_s
+        if all_live and len(values) == len(self.values) and all(map(eq, values, self.values)):
+            # The usual case, a hundred thousand times: the same counters in the same order, none of which
+            # has begun anew.
+            by = tuple(map(sub, values.values(), self.values.values()))
+            if not by or min(by) >= 0:
+                return dict(compress(zip(values, by, strict=True), by))
+        grown = {key: increase(self._living(key, now_s, lifetime_s), value) for key, value in values.items()}
+        return {key: by for key, by in grown.items() if by}
+
+    def _living(self, key: K, now_s: float, lifetime_s: float) -> int | None:
+        return self.values.get(key) if now_s - self.seen_s(key) < lifetime_s else None
 
     def advanced(self, values: Mapping[K, int], now_s: float, remember_s: float) -> "Counters[K]":
         """The same with `values`, and with what these lack but was seen not too long ago."""
+        if self.values.keys() <= values.keys():
+            return Counters(values, now_s)
         lacking = self.values.keys() - values.keys()
         absent = {key: seen_s for key in lacking if now_s - (seen_s := self.seen_s(key)) < remember_s}
         if not absent:
@@ -123,7 +132,8 @@ class Attempts(NamedTuple):
 
     Those that were `retried` are told when destinations are read, which may be later than the attempts.
     `verified` handshakes of the host were completed with a sinkhole, towards the destinations `proven`, which
-    no neighbour can do in its name.
+    no neighbour can do in its name. `going_on` are repetitions within a visit that had begun before, and of
+    how many readings in a row they are; 0 where a visit may begin.
     """
 
     count: int  # type: ignore[assignment]
@@ -132,25 +142,39 @@ class Attempts(NamedTuple):
     retried: tuple[Destination, ...] = ()
     verified: int = 0
     proven: tuple[Destination, ...] = ()
+    going_on: int = 0
 
 
-def between(baseline: Baseline, sample: Sample) -> dict[Host, Attempts]:
-    """Each host's attempts since `baseline`; hosts without any are absent."""
-    full = sample.totals.fanout_overflow > baseline.fanout_overflow
-    new, (recorded, again) = _new_destinations(baseline, sample), _recorded(baseline, sample)
+def grown(baseline: Baseline, sample: Sample) -> dict[Host, int]:
+    """How many attempts each host has made since `baseline`; hosts without any are absent."""
+    strangers = baseline.strangers.growth(sample.strangers, sample.at_s, STRANGER_LIFETIME_S)
+    return strangers | baseline.inventory.growth(sample.inventory, sample.at_s, float("inf"))
+
+
+def overflowed(baseline: Baseline, sample: Sample) -> bool:
+    """Whether destinations of attempts since `baseline` had no room, so that nobody knows them."""
+    return sample.totals.fanout_overflow > baseline.fanout_overflow
+
+
+def between(baseline: Baseline, sample: Sample, chosen: Mapping[Host, int] | None = None
+            ) -> dict[Host, Attempts]:
+    """Each host's attempts since `baseline`; hosts without any are absent. Of those that have `grown`, all,
+    or the `chosen` ones.
+    """
+    full = overflowed(baseline, sample)
+    new, (recorded, again) = new_destinations(baseline, sample), _recorded(baseline, sample)
     result: dict[Host, Attempts] = {}
-    for counters, values, lifetime_s in ((baseline.strangers, sample.strangers, STRANGER_LIFETIME_S),
-                                         (baseline.inventory, sample.inventory, float("inf"))):
-        for host, added in counters.growth(values, sample.at_s, lifetime_s):
-            unknown = max(0, added - recorded.get(host, 0)) if full else 0
-            result[host] = Attempts(added, tuple(new.pop(host, ())), unknown, tuple(again.get(host, ())))
+    for host, added in (grown(baseline, sample) if chosen is None else chosen).items():
+        unknown = max(0, added - recorded.get(host, 0)) if full else 0
+        result[host] = Attempts(added, tuple(new.pop(host, ())), unknown, tuple(again.get(host, ())))
     # Hosts are read before destinations, so an attempt in between is counted by the next reading only, which
     # will know its destination: it is told now, or it would never be new.
     result.update((host, Attempts(0, tuple(found))) for host, found in new.items())
     return result
 
 
-def _new_destinations(baseline: Baseline, sample: Sample) -> dict[Host, list[Destination]]:
+def new_destinations(baseline: Baseline, sample: Sample) -> dict[Host, list[Destination]]:
+    """The destinations that are new to a host, of every host that has any."""
     new: dict[Host, list[Destination]] = {}
     known = baseline.destinations.values
     for host, destination in (pair for pair in sample.destinations or () if pair not in known):
@@ -163,9 +187,9 @@ def _recorded(baseline: Baseline, sample: Sample) -> tuple[dict[Host, int], dict
     recorded: dict[Host, int] = {}
     again: dict[Host, list[Destination]] = {}
     known = baseline.destinations.values
-    for (host, destination), grown in baseline.destinations.growth(sample.destinations or {}, sample.at_s,
-                                                                   DESTINATION_LIFETIME_S):
-        recorded[host] = recorded.get(host, 0) + grown
+    moved = baseline.destinations.growth(sample.destinations or {}, sample.at_s, DESTINATION_LIFETIME_S)
+    for (host, destination), by in moved.items():
+        recorded[host] = recorded.get(host, 0) + by
         if (host, destination) in known:
             again.setdefault(host, []).append(destination)
     return recorded, again
@@ -185,7 +209,7 @@ def added(one: Attempts, other: Attempts) -> Attempts:
     """Both together."""
     return Attempts(one.count + other.count, one.new_destinations + other.new_destinations,
                     one.unknown + other.unknown, one.retried + other.retried, one.verified + other.verified,
-                    one.proven + other.proven)
+                    one.proven + other.proven, min(one.going_on, other.going_on))
 
 
 def increase(seen: int | None, count: int) -> int:

@@ -126,7 +126,7 @@ def _judge_attempts(old: Verdict, attempts: Attempts, w: Weights, now_s: float, 
         relays, verified, recent = relays * rest, verified * rest, recent * rest
     else:
         rest = 1.0
-    count, retried, gap_s = attempts.count, attempts.retried, now_s - last_s
+    count, retried, gap_s = attempts.count, attempts.retried, 0.0 if attempts.going_on else now_s - last_s
     fresh: list[str] = []
     known = (past.bits | past.old_bits).bit_count()
     if attempts.new_destinations:
@@ -150,13 +150,14 @@ def _judge_attempts(old: Verdict, attempts: Attempts, w: Weights, now_s: float, 
         application = min(application + again * for_application, bound)
         prober = min(prober + again * for_prober, bound)
         mta = min(mta + again * for_mta, bound)
-        visits = visited(visits, kind)
+        visits = visited(visits, kind, attempts.going_on or 1)
     if VISIT_S <= gap_s < math.inf:
         gaps = (*gaps[1 - INTERLEAVED:], gap_s)
     if past.queue is not None or (new and (settling or past.mailed >= queue.WIDELY)):
         past = _queued(past, gap_s, fresh, retried, attempts.unknown, gained, rest, settling, w, now_s)
     memory = Memory(gained, application, prober, mta, relays, verified, recent, visits, now_s, gaps, past)
-    return _settled(old, memory, w, now_s, count)
+    # What had waited may be older than a report that was weighed meanwhile.
+    return _settled(old, memory, w, now_s if elapsed_s > 0.0 else old.at_s, count)
 
 
 def _remembered(past: Past, attempts: Attempts, now_s: float) -> tuple[list[str], tuple[str, ...], Past]:

@@ -100,12 +100,19 @@ def thaw(frozen: bytes | None, at_s: float) -> Memory:
                             visits=(soon, regular, late, runs), past=past)
 
 
-def visited(visits: tuple[int, int, int, int], kind: int) -> tuple[int, int, int, int]:
-    """`visits` and one more of `kind`; when there are many, the older ones count half."""
+def visited(visits: tuple[int, int, int, int], kind: int, times: int = 1) -> tuple[int, int, int, int]:
+    """`visits` and so many more of `kind`; when there are many, the older ones count half."""
     soon, regular, late, runs = visits
-    if soon + regular + late + runs >= MOST_VISITS:
-        soon, regular, late, runs = soon >> 1, regular >> 1, late >> 1, runs >> 1
-    return soon + (kind == 0), regular + (kind == 1), late + (kind == 2), runs + (kind == 3)
+    while times > 0:
+        room = MOST_VISITS - (soon + regular + late + runs)
+        if room <= 0:
+            soon, regular, late, runs = soon >> 1, regular >> 1, late >> 1, runs >> 1
+            continue
+        more = min(times, room)
+        times -= more
+        soon, regular, late, runs = (soon + more * (kind == 0), regular + more * (kind == 1),
+                                     late + more * (kind == 2), runs + more * (kind == 3))
+    return soon, regular, late, runs
 
 
 def destinations_of(memory: Memory) -> int:

@@ -19,7 +19,16 @@ from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.rules_file import RulesFile
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset, read_table
 from egressguard.kernel.scratch import expected_ruleset
-from egressguard.kernel.sets import Texts, host_key, read_counters, read_counts, read_elements, read_leases
+from egressguard.kernel.sets import (
+    StandingTexts,
+    Texts,
+    host_key,
+    read_counted,
+    read_counters,
+    read_counts,
+    read_elements,
+    read_leases,
+)
 
 __all__ = ["Kernel", "Netfilter", "NoSuchEntry", "Ruleset", "incarnation"]
 
@@ -102,7 +111,7 @@ class Netfilter:
         self._table = table
         self._netlink = Netlink(table.family)
         self._others: list[Netfilter] = []
-        self._texts = Texts()
+        self._texts, self._standing = Texts(), StandingTexts()
         self._own: deque[int] = deque(maxlen=OWN_GENERATIONS) if own is None else own
         read_generation(self._netlink)  # no nf_tables, or no privileges: say it now
 
@@ -128,17 +137,25 @@ class Netfilter:
 
     def sets(self) -> Sets:
         """The elements of the configured sets."""
-        found = {name: frozenset(self._elements(name, fields))
-                 for name, fields in self._table.configured.items()}
+        found = {name: self._static(name, fields) for name, fields in self._table.configured.items()}
         if "own_cgroup" in found:  # one that is gone can match nothing, nor can nft name it
             found["own_cgroup"] -= {("",)}
         return found
+
+    def _static(self, name: str, fields: Fields) -> frozenset[Element]:
+        if name not in self._table.inventory:
+            return frozenset(self._elements(name, fields))
+        try:
+            return read_counted(self._netlink, name, fields, self._standing)
+        except NoSuchEntry:
+            return frozenset()
 
     def _counted(self, sets: Specs) -> dict[Any, int]:
         counts: dict[Any, int] = {}
         for name, fields in sets.items():
             with suppress(NoSuchEntry):
-                counts.update(read_counts(self._netlink, name, fields, self._texts))
+                texts = self._standing if name in self._table.inventory else self._texts
+                counts.update(read_counts(self._netlink, name, fields, texts))
         return counts
 
     def _elements(self, name: str, fields: Fields) -> dict[Element, int]:

@@ -7,7 +7,7 @@ is a mapping, so repetitions fall together, and nobody may read "absent" as "gon
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address, summarize_address_range
 from typing import Any
 
@@ -100,6 +100,7 @@ FIELDS: dict[FieldType, tuple[int, Convert]] = {
 
 PLAIN: dict[FieldType, int] = {"ipv4_addr": 4, "ipv6_addr": 16}
 IPV6_BYTES = 16
+MASKED = f"/{IPV6_PREFIX_LENGTH}"
 
 
 def read_elements(netlink: Netlink, name: str, fields: Fields) -> dict[Element, int]:
@@ -128,10 +129,35 @@ class Texts(dict[bytes, Any]):
     def __missing__(self, key: bytes) -> Host | tuple[Host, str]:
         if len(self) >= self.MOST:
             self.clear()
-        size = 4 if len(key) < IPV6_BYTES else IPV6_BYTES
-        host, rest = host_key(_text(key[:size])), key[size:]
-        made = self[key] = (host, _text(rest)) if rest else host
+        made = self[key] = _known(key)
         return made
+
+    def of(self, place: tuple[str, int], keys: tuple[bytes, ...]) -> Iterable[Any]:
+        """The texts of `keys`, which are the part of a set that `place` names."""
+        return map(self.__getitem__, keys)
+
+
+class StandingTexts(Texts):
+    """The same for sets whose elements seldom change, such as an inventory's: the kernel hands them out in
+    the same order every time, so what a part of a set was the last time is compared as a whole.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: dict[tuple[str, int], tuple[tuple[bytes, ...], tuple[Any, ...]]] = {}
+
+    def of(self, place: tuple[str, int], keys: tuple[bytes, ...]) -> Iterable[Any]:
+        """The texts of `keys`, which are the part of a set that `place` names."""
+        before = self._parts.get(place)
+        if before is None or before[0] != keys:
+            before = self._parts[place] = keys, tuple(map(_known, keys))
+        return before[1]
+
+
+def _known(key: bytes) -> Host | tuple[Host, str]:
+    size = 4 if len(key) < IPV6_BYTES else IPV6_BYTES
+    host, rest = host_key(_text(key[:size])), key[size:]
+    return (host, _text(rest)) if rest else host
 
 
 def _text(address: bytes) -> str:
@@ -145,12 +171,19 @@ def read_counts(netlink: Netlink, name: str, fields: Fields, texts: Texts) -> di
     """
     width = sum(PLAIN[kind] for kind in fields)
     counts: dict[Any, int] = {}
-    for payload in _payloads(netlink, name):
-        columns = _columns(payload)
-        if columns is None or len(columns[0][0]) != width:
+    for part, (keys, packets) in enumerate(read_columns(netlink, name)):
+        if not keys or len(keys[0]) != width:
             return _plain_counts(netlink, name, fields)
-        counts.update(zip(map(texts.__getitem__, columns[0]), columns[1], strict=True))
+        counts.update(zip(texts.of((name, part), keys), packets, strict=True))
     return counts
+
+
+def read_columns(netlink: Netlink, name: str) -> Iterator[tuple[tuple[bytes, ...], tuple[int, ...]]]:
+    """Keys and packets, some hundred at a time; none of them where elements are not laid out alike.
+
+    Raises NoSuchEntry when the table or the set is missing.
+    """
+    return (_columns(payload) or ((), ()) for payload in _payloads(netlink, name))
 
 
 def _plain_counts(netlink: Netlink, name: str, fields: Fields) -> dict[Any, int]:
@@ -216,9 +249,19 @@ def _find(data: memoryview, start: int, end: int, *path: int) -> tuple[int, int]
     raise KeyError(path)
 
 
+def read_counted(netlink: Netlink, name: str, fields: Fields, texts: Texts) -> frozenset[Element]:
+    """The elements of a set of plain addresses with counters: an inventory's are compared every few seconds.
+
+    Raises NoSuchEntry when the table or the set is missing.
+    """
+    hosts = read_counts(netlink, name, fields, texts)
+    suffix = len(MASKED) if fields == ("ipv6_addr",) else 0
+    return frozenset(zip([host[:-suffix] for host in hosts] if suffix else hosts, strict=True))
+
+
 def host_key(address: str) -> Host:
     """The host key for the address that rules/ keeps: IPv6 addresses there are masked to the host's /64."""
-    return Host(f"{address}/{IPV6_PREFIX_LENGTH}" if ":" in address else address)
+    return Host(address + MASKED if ":" in address else address)
 
 
 def read_counters(netlink: Netlink) -> dict[str, int]:
