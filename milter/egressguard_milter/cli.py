@@ -13,6 +13,7 @@ from egressguard.command_line import add_examples, completion, finish
 from egressguard.core.errors import ConfigError, EgressguardError
 from egressguard_milter import shown
 from egressguard_milter.cli_check import check
+from egressguard_milter.cli_init import init
 from egressguard_milter.control import ControlError, ask
 from egressguard_milter.examples import EXAMPLES
 from egressguard_milter.importing import SOURCES, import_file
@@ -145,6 +146,7 @@ def import_(file: Path, source: str, output: Path | None) -> None:
 
 
 cli.add_command(check)
+cli.add_command(init)
 cli.add_command(completion("egressguard-milter"))
 add_examples(cli, EXAMPLES)
 

@@ -17,6 +17,10 @@ EXAMPLES = {
     """,
     "forgive": "egressguard-milter forgive 198.51.100.12",
     "import": "egressguard-milter import --format access /etc/mail/access",
+    "init": """
+        egressguard-milter init
+        egressguard-milter init --yes --network 198.51.100.0/24 --mta postfix --config relay.toml
+    """,
     "reload": "egressguard-milter reload",
     "run": "egressguard-milter run --config /etc/egressguard/egressguard-milter.toml",
     "status": """

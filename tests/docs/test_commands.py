@@ -22,6 +22,7 @@ ELSEWHERE = {
     "apt install ./dist/egressguard_*.deb": "tests/machine/test_packages.py",
     "apt install ./dist/egressguard-milter_*.deb": "tests/machine/test_packages.py",
     "egressguard init": "asks a person; tests/netns/test_units.py, tests/machine/test_packages.py",
+    "egressguard-milter init": "asks a person; tests/relay/test_init.py",
     "egressguard status --watch": "tests/netns/test_watch.py",
 }
 PROGRAMS = {"egressguard": router, "egressguard-milter": relay}
