@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from time import monotonic, sleep
 
 from egressguard.config import Site
 from egressguard.core import connections, plan, trial, wanted
@@ -26,6 +27,7 @@ from egressguard.last_good import LastGood
 log = logging.getLogger(__name__)
 
 LOOKS_AGAIN = 2
+OWNER_S, OWNER_LOOK_S = 10.0, 0.1
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
 NO_ELEMENTS: Sets = {name: frozenset() for name in ROUTER.configured}
 LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
@@ -169,8 +171,27 @@ class Enforcement:
         found = self._table()
         return found is not None and not self._older(found)
 
+    def owned_elsewhere(self) -> bool:
+        """Whether another process owns the table, so that only it can change anything."""
+        found = None if self.kernel.owns() else self._table()
+        return found is not None and found.owned
+
+    def _await_owner(self, done: Callable[[float], bool], now_s: float) -> None:
+        """What is written down the daemon does; waits until it has. Raises KernelError when it does not."""
+        began_s = monotonic()
+        while not done(now_s + monotonic() - began_s):
+            if monotonic() - began_s > OWNER_S:
+                raise KernelError(f"table {self.table.family} {TABLE} is owned by another process, which has "
+                                  f"not done in {OWNER_S:.0f} s what is written down; nothing was changed")
+            sleep(OWNER_LOOK_S)
+
     def apply(self, now_s: float) -> None:
-        """Applies what differs, in one transaction; the rules must be loaded."""
+        """Applies what differs, in one transaction; the rules must be loaded. Where another process owns the
+        table, it does so.
+        """
+        if self.owned_elsewhere():
+            self._await_owner(lambda at_s: not self.changes(at_s), now_s)
+            return
         changes = self.changes(now_s)
         self.kernel.apply(changes)
         self._keep(now_s)
@@ -206,8 +227,9 @@ class Enforcement:
         """
         known, right_until_s, expected = self.incarnation, self._good_s, self._expected
         found = self._table() if known else None
+        planned = found is not None and self._replaced(found, self.rules())
         self._load(now_s, why)
-        if known and (done := self._done_by_others(known, found, expected)):
+        if known and not planned and (done := self._done_by_others(known, found, expected)):
             self._unnoticed = Deviation(f"the table was {done}", EVERYTHING), right_until_s
         self._each_beside(lambda other: other.load(now_s, why))
 
@@ -226,10 +248,11 @@ class Enforcement:
             return
         rules = self.rules()
         expected = self.kernel.expected(rules)
-        if before is not None and self._older(before):
+        if self.owned_elsewhere():
+            self._await_owner(lambda at_s: self._as_wanted(expected, at_s), now_s)
+        elif before is not None and (reason := self._replaced(before, rules)):
             self.kernel.rebuild(rules, self._all_changes(now_s))
-            why += ("; the table was an earlier version's and was replaced; what it had counted since the "
-                    "last round is lost")
+            why += f"; {reason} and was replaced; what it had counted since the last round is lost"
         else:
             why += self._load_over(before, rules, now_s)
         self._verify(expected, now_s)
@@ -262,6 +285,16 @@ class Enforcement:
             self.kernel.rebuild(rules, self._all_changes(now_s))
             return "; the table was damaged and was replaced, its counts are lost"
         return ""
+
+    def _as_wanted(self, expected: Ruleset, now_s: float) -> bool:
+        found = self._table()
+        return found is not None and found.fingerprint == expected.fingerprint and not self.changes(now_s)
+
+    def _replaced(self, found: Ruleset, rules: RulesFile) -> str:
+        """Why this table cannot become what the rules make; empty when it can."""
+        if self._older(found):
+            return "the table was an earlier version's"
+        return "the table could have no owner" if rules.flags and not found.persists else ""
 
     def _older(self, found: Ruleset) -> bool:
         return self.table.version_chain not in found.chains and self.table.older(found.chains)
@@ -329,6 +362,9 @@ class Enforcement:
             wrong = "gone" if ruleset is None else "dormant" if ruleset.dormant else "edited"
             self._load(now_s, f"repair: the table was {wrong}")
             return Deviation(f"the table was {wrong}", EVERYTHING)
+        if rules.flags and not ruleset.owned:
+            self._load(now_s, "the table had no owner")
+            return None
         missing = set(rules.interfaces) - ruleset.devices
         if missing:
             self._load(now_s, f"interface {', '.join(sorted(missing))} has appeared")

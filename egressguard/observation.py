@@ -28,7 +28,7 @@ from egressguard.core.wanted import Here, elements, tables
 from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Pulse
-from egressguard.kernel import Netfilter, Ruleset, cgroups
+from egressguard.kernel import Netfilter, Ruleset, cgroups, owner
 from egressguard.kernel.rules_file import rules_of
 
 SHOWN_EXPOSURES = 3
@@ -49,6 +49,7 @@ def observe(site: Site, config: Path = DEFAULT_PATH) -> Observation:
     try:
         verdicts, exposures = _history(settings, faults)
         _unasked(kernel, settings, faults)
+        _owner(kernel, settings, runs, faults)
         reports = _exchange(settings, pulse, verdicts, faults)
         return Observation(
             now_s=now_s(), settings=settings, table=_table(kernel, site, ROUTER, faults),
@@ -71,6 +72,17 @@ def _unasked(kernel: Netfilter, settings: Settings, faults: dict[str, str]) -> N
                 faults[f"{kind.family} rules"] = (
                     f"table {kind.family} egressguard stands in the kernel, and is not configured: it goes "
                     f"on blocking; `nft delete table {kind.family} egressguard` removes it")
+
+
+def _owner(kernel: Netfilter, settings: Settings, daemon_runs: bool, faults: dict[str, str]) -> None:
+    """Whether what the configuration asks for, tables that nobody else can change, is so."""
+    if not settings.table_owner:
+        return
+    ruleset = kernel.ruleset()
+    if why := owner.why_not():
+        faults["table_owner"] = f"not possible here, what others change is put right instead: {why}"
+    elif daemon_runs and ruleset is not None and not ruleset.owned:
+        faults["table_owner"] = "the table has no owner: others can change it, which is put right"
 
 
 def _in_force(site: Site, config: Path, faults: dict[str, str]) -> tuple[Site, float]:

@@ -119,20 +119,26 @@ def _return(enforcement: Enforcement, configurations: Configurations, database: 
     """Puts the former configuration into the kernel first; what is written down may wait for a disk."""
     until_s, retry_until_s = now_s() + SETTLE_S, now_s() + RETRY_S
     loaded = False
+    if enforcement.owned_elsewhere():  # then the daemon lives, and goes back once that is written down
+        _refuse(configurations, database, number)
     while not loaded or now_s() < until_s:
         try:
             if not loaded:
                 enforcement.load(now_s(), "the configuration on trial was not confirmed")
             loaded = True
-            with contextlib.suppress(DatabaseError):
-                if configurations.refuse(number) is not None:
-                    database.event(now_s(), "rollback", "the configuration on trial was not confirmed")
+            _refuse(configurations, database, number)
             enforcement.ensure(now_s())
         except KernelError as error:
             log.error("%s", error)
             if now_s() > retry_until_s:
                 raise
         select.select([], [], [], LOOK_EVERY_S)
+
+
+def _refuse(configurations: Configurations, database: Database, number: int) -> None:
+    with contextlib.suppress(DatabaseError):
+        if configurations.refuse(number) is not None:
+            database.event(now_s(), "rollback", "the configuration on trial was not confirmed")
 
 
 def _say_ready() -> None:

@@ -147,6 +147,9 @@ class FakeKernel:
     def fallback(self) -> bool:
         return False
 
+    def owns(self) -> bool:
+        return False
+
     def beside(self, table: Table) -> "FakeKernel":
         return FakeKernel()
 

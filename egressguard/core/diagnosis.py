@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from egressguard.core.canary import Fate
 from egressguard.core.finding import Finding, Severity, note, off, weak
-from egressguard.core.path_diagnosis import bridge_table, last_line
+from egressguard.core.path_diagnosis import bridge_table, last_line, table_owner
 from egressguard.core.surroundings import PASSING, TUNNELS, Link, Surroundings
 
 LOCAL_KINDS = ("bridge", "dummy", "vrf")  # an address on one of these is no way out
@@ -16,8 +16,9 @@ FULL = 0.8
 
 def diagnose(seen: Surroundings) -> list[Finding]:
     """All findings, worst first."""
-    checks = (_table, bridge_table, last_line, _canary, _forwarding, _inside_routes, _rules, _flowtables,
-              _bridges, _inside_links, _programs, _sysctls, _conntrack, _legacy, _ways_out, _containers)
+    checks = (_table, table_owner, bridge_table, last_line, _canary, _forwarding, _inside_routes, _rules,
+              _flowtables, _bridges, _inside_links, _programs, _sysctls, _conntrack, _legacy, _ways_out,
+              _containers)
     found = [finding for check in checks for finding in check(seen)]
     return sorted(found, key=lambda finding: -finding.severity)
 

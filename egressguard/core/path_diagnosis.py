@@ -59,3 +59,11 @@ def _where_it_stands(seen: Surroundings, names: tuple[str, ...]) -> Iterator[Fin
         elif name not in seen.last_line_on:
             yield weak("last line", f"it does not stand on {name}",
                        "what leads around the rules leaves by it", "start egressguard")
+
+
+def table_owner(seen: Surroundings) -> Iterator[Finding]:
+    """Whether the tables can have the owner that the configuration asks for."""
+    if seen.settings.table_owner and seen.no_owner:
+        yield weak("table owner", f"table_owner is not possible here: {seen.no_owner}",
+                   "another tool can flush or edit the table; that is put right at once, not prevented",
+                   "take a newer kernel and nftables, or table_owner out of the configuration")

@@ -140,6 +140,7 @@ class Settings:
     answer: Answer = "reset"
     canary: Canary = field(default_factory=Canary)
     detection: Detection = field(default_factory=Detection)
+    table_owner: bool = False
     period_s: float = 0.25
     signal_lifetime_s: float = 30.0
     exchange: str = "sqlite:/var/lib/egressguard/exchange/exchange.db"

@@ -32,7 +32,8 @@ class Link:
 class Surroundings:
     """One reading. `own_hooks` maps our base chains to their hook, None when the table is not loaded;
     `beside` the same by family for our other tables that are loaded; the last line stands on `last_line_on`;
-    `sysctl` holds the keys under /proc/sys/net that exist; `legacy` are the tables of iptables-legacy.
+    `sysctl` holds the keys under /proc/sys/net that exist; `legacy` are the tables of iptables-legacy;
+    `no_owner` is why a table can have no owner here.
     """
 
     settings: Settings
@@ -47,6 +48,7 @@ class Surroundings:
     canary: Run | None = None
     beside: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     last_line_on: frozenset[str] = frozenset()
+    no_owner: str = ""
 
     def inside(self) -> list[Link]:
         """The inside interfaces that exist."""

@@ -3,7 +3,10 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
+
+from nftables import Nftables
 
 from egressguard.core.attempts import Sample, Totals
 from egressguard.core.connections import Connection
@@ -16,6 +19,7 @@ from egressguard.kernel import links, nft
 from egressguard.kernel.conntrack import Conntrack
 from egressguard.kernel.events import Culprit
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
+from egressguard.kernel.owner import FLAGS, KEPT
 from egressguard.kernel.rules_file import RulesFile
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset, read_table
 from egressguard.kernel.scratch import expected_ruleset
@@ -87,6 +91,9 @@ class Kernel(Protocol):
     def ports(self) -> dict[str, frozenset[str]]:
         """The ports of every bridge."""
 
+    def owns(self) -> bool:
+        """Whether this one owns its table, and nobody else can change it."""
+
     def fallback(self) -> bool:
         """Whether the built-in block of port 25 stands, which a boot loads when nothing else can be."""
 
@@ -112,6 +119,7 @@ class Netfilter:
         self._netlink = Netlink(table.family)
         self._others: list[Netfilter] = []
         self._texts, self._standing = Texts(), StandingTexts()
+        self._owner: Nftables | None = None  # alive for as long as the table is to be ours alone
         self._own: deque[int] = deque(maxlen=OWN_GENERATIONS) if own is None else own
         read_generation(self._netlink)  # no nf_tables, or no privileges: say it now
 
@@ -122,7 +130,8 @@ class Netfilter:
         return other
 
     def close(self) -> None:
-        """Closes the netlink socket, and those of the tables beside this one."""
+        """Closes the netlink socket, and those of the tables beside this one; what was owned has no owner."""
+        self._owner = None
         self._netlink.close()
         for other in self._others:
             other.close()
@@ -233,12 +242,16 @@ class Netfilter:
         What the file does not have is removed: other chains, and base chains that hang elsewhere (the
         kernel refuses to move one).
         """
+        if have is not None and have.persists and not rules.flags:
+            rules = replace(rules, flags=KEPT)
         text = rules.text()
         removed = _misplaced(have, self.expected(rules), rules) if have is not None else ""
+        self._claim(rules)
         self._change(RELIEF + removed + text + transaction(changes, self._table), f"loading {rules}")
 
     def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
+        self._claim(rules)
         self._change(f"{RELIEF}delete table {self._table.family} {TABLE}\n{rules.text()}"
                      f"{transaction(changes, self._table)}",
                      f"loading {rules} in place of a damaged table")
@@ -247,6 +260,17 @@ class Netfilter:
         """Applies `changes` in one transaction; does nothing when there are none."""
         if changes:
             self._change(transaction(changes, self._table), "changing set elements")
+
+    def owns(self) -> bool:
+        """Whether this one owns its table, and nobody else can change it."""
+        return self._owner is not None
+
+    def _claim(self, rules: RulesFile) -> None:
+        """The next change is made as the owner, or, where the rules have none any more, by anybody."""
+        if rules.flags != FLAGS:
+            self._owner = None
+        elif self._owner is None:
+            self._owner = nft.context()
 
     def others(self, culprits: Iterable[Culprit]) -> list[Culprit]:
         """Those of `culprits` whose change was not one of ours."""
@@ -267,7 +291,7 @@ class Netfilter:
         changed something at the same instant, both are taken for others.
         """
         before = self.generation()
-        nft.apply(transaction, what)
+        nft.apply(transaction, what, self._owner)
         if self.generation() == before + 1:
             self._own.append(before + 1)
 

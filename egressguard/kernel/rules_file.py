@@ -13,10 +13,12 @@ from egressguard.core.errors import KernelError
 from egressguard.core.path_settings import PERMITTED_MARK
 from egressguard.core.settings import Settings
 from egressguard.core.tables import LAST_LINE, ROUTER, Table
+from egressguard.kernel import owner
 
 DEFINED = re.compile(r"^redefine \w+ = .*\n", re.MULTILINE)
 DEVICES = re.compile(r"(?<=hook egress devices = )\{[^}]*\}")
 NAMED = re.compile(r"\$(\w+)")
+HEAD = re.compile(r"^table \w+ egressguard \{\n", re.MULTILINE)
 EVERYWHERE = "lo"  # exists in every network namespace
 REDIRECT, OWN_CGROUP = "redirect.nft", "own_cgroup.nft"
 
@@ -24,7 +26,7 @@ REDIRECT, OWN_CGROUP = "redirect.nft", "own_cgroup.nft"
 @dataclass(frozen=True, slots=True)
 class RulesFile:
     """The file of one table, what its defined names stand for, the interfaces whose way out it stands on, and
-    the files of what is configured beside it.
+    the files of what is configured beside it. `flags` are the table's.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class RulesFile:
     defined: Mapping[str, str] = field(default_factory=lambda: {"permitted": f"{PERMITTED_MARK:#010x}"})
     interfaces: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    flags: str = ""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -54,6 +57,7 @@ class RulesFile:
         text = self._read() + "".join(replace(self, path=self.path.with_name(n))._read() for n in self.more)
         named = ", ".join(f'"{name}"' for name in self.interfaces)
         text = DEVICES.sub(f"{{ {named} }}", text) if named else text
+        text = HEAD.sub(rf"\g<0>\tflags {self.flags}\n", text) if self.flags else text
         return "".join(map(self._line, DEFINED.sub("", text).splitlines(keepends=True)))
 
     def _line(self, line: str) -> str:
@@ -83,7 +87,8 @@ def rules_of(settings: Settings, main: Path, table: Table, existing: frozenset[s
                **{f"relay{relay.version}": str(relay) for relay in settings.redirect.relays}}
     named = settings.last_line.interfaces if table is LAST_LINE else ()
     return RulesFile(main.with_name(table.file), table, defined, tuple(n for n in named if n in existing),
-                     _more(settings) if table is ROUTER else ())
+                     _more(settings) if table is ROUTER else (),
+                     owner.FLAGS if settings.table_owner and not owner.why_not() else "")
 
 
 def _more(settings: Settings) -> tuple[str, ...]:

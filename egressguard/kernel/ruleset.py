@@ -24,7 +24,7 @@ from egressguard.kernel.netlink import (
 from egressguard.kernel.sets import read_raw
 
 TABLE_NAME, TABLE_FLAGS, TABLE_HANDLE = 1, 2, 4
-TABLE_DORMANT = 1
+TABLE_DORMANT, TABLE_OWNED, TABLE_PERSISTS = 1, 2, 4  # linux/netfilter/nf_tables.h
 CHAIN_TABLE, CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY = 1, 3, 4, 5
 HOOK_NUMBER, HOOK_PRIORITY = 1, 2
 RULE_TABLE, RULE_CHAIN, RULE_EXPRESSIONS = 1, 2, 4
@@ -40,7 +40,8 @@ class Ruleset:
 
     `handle` changes when the table is made anew, `dormant` means its hooks are switched off, `hooks`
     maps its base chains to where they hang (hook, priority, policy), `fingerprint` covers all its rules,
-    chains and hooks. `devices` are the interfaces that base chains of family netdev hang on.
+    chains and hooks. `devices` are the interfaces that base chains of family netdev hang on. `owned` means
+    that a living process owns the table, `persists` that it can have an owner (see kernel/owner.py).
     """
 
     handle: int
@@ -49,6 +50,8 @@ class Ruleset:
     hooks: dict[str, str]
     fingerprint: str
     devices: frozenset[str] = frozenset()
+    owned: bool = False
+    persists: bool = False
 
 
 def incarnation(boot: str, ruleset: Ruleset) -> str:
@@ -80,15 +83,18 @@ def read_ruleset(netlink: Netlink) -> Ruleset | None:
     if table is None:
         return None
     devices: set[str] = set()
+    flags = _u32(table[TABLE_FLAGS])
     chains = _chains(netlink, devices)
     hooks = {name: hook for name, hook in chains.items() if hook}
     return Ruleset(
         handle=struct.unpack(">Q", table[TABLE_HANDLE])[0],
-        dormant=bool(_u32(table[TABLE_FLAGS]) & TABLE_DORMANT),
+        dormant=bool(flags & TABLE_DORMANT),
         chains=frozenset(chains),
         hooks=hooks,
         fingerprint=_fingerprint(netlink, chains),
         devices=frozenset(devices),
+        owned=bool(flags & TABLE_OWNED),
+        persists=bool(flags & TABLE_PERSISTS),
     )
 
 

@@ -9,7 +9,7 @@ from egressguard.core.settings import Settings
 from egressguard.core.surroundings import Surroundings
 from egressguard.core.tables import Table
 from egressguard.core.wanted import tables
-from egressguard.kernel import Netfilter, Ruleset
+from egressguard.kernel import Netfilter, Ruleset, owner
 from egressguard.kernel.canary import fly
 from egressguard.kernel.foreign import read_legacy, read_listing, version
 from egressguard.kernel.links import read_addresses, read_links
@@ -28,6 +28,7 @@ def read_surroundings(settings: Settings) -> Surroundings:
         foreign=foreign(listing, inside, read_addresses()), sysctl=read_sysctl(inside), legacy=read_legacy(),
         kernel=_release(os.uname().release), nft=version(listing), canary=fly(settings),
         beside={family: found.hooks for family, found in beside.items()},
+        no_owner=owner.why_not() if settings.table_owner else "",
         last_line_on=frozenset(name for found in beside.values() for name in found.devices))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from egressguard.core.finding import Finding, Severity
 from egressguard.core.foreign_rules import Foreign
-from egressguard.core.path_diagnosis import bridge_table, last_line
+from egressguard.core.path_diagnosis import bridge_table, last_line, table_owner
 from egressguard.core.path_settings import Bridge, LastLine
 from egressguard.core.settings import Settings
 from egressguard.core.surroundings import Link, Surroundings
@@ -44,3 +44,10 @@ def test_nothing_is_found_where_all_is_well() -> None:
 def test_what_stands_in_the_way_is_found(seen: Surroundings, severity: Severity, words: str) -> None:
     finding, = found(seen)
     assert (finding.severity, words in finding.found) == (severity, True)
+
+
+def test_an_owner_that_cannot_be_is_found() -> None:
+    asked = Surroundings(Settings(table_owner=True), {})
+    assert [*table_owner(asked), *table_owner(Surroundings(Settings(), {}, no_owner="old"))] == []
+    finding, = table_owner(replace(asked, no_owner="nft is old"))
+    assert (finding.severity, "nft is old" in finding.found) == (Severity.WEAKENS, True)
