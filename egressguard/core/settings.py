@@ -122,7 +122,10 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One router's configuration."""
+    """One router's configuration.
+
+    With `table_owner` nobody else can change the tables while the daemon runs.
+    """
 
     inside: tuple[Inside, ...] = ()
     router: str = "router"
