@@ -3,6 +3,7 @@
 It listens on the loopback of a namespace, or of this machine, with a configuration and a folder of its own.
 """
 
+import os
 import shutil
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from lab.closing import Closing
 from lab.namespaces import LabError, Namespace, end, wait_until
 
 PROGRAMS = ("valkey-server", "redis-server")
+CHOSEN = "EGRESSGUARD_TEST_SERVER"  # environment: another release's server to test with, a path
 PLAIN = """\
 bind {address}
 protected-mode no
@@ -107,10 +109,13 @@ class Server(Closing):
 
 
 def program() -> str:
-    """The server that this release has."""
-    for name in PROGRAMS:
+    """The server that this release has, or the one that the environment names. Raises LabError."""
+    chosen = os.environ.get(CHOSEN)
+    for name in (chosen,) if chosen else PROGRAMS:
         if shutil.which(name):
             return name
+    if chosen:
+        raise LabError(f"{CHOSEN}={chosen}: no program is there")
     raise LabError(f"none of {', '.join(PROGRAMS)} is installed: script/bootstrap dev")
 
 

@@ -22,6 +22,8 @@ Answer = dict[str, Any]
 # What a process has opened stays as it is until the next start.
 FIXED = ("relay", "socket", "exchange", "state", "metrics")
 
+MOST_TOLD = 8  # routers
+
 
 class Answers:
     """The running milter, as the control socket shows it."""
@@ -70,7 +72,9 @@ class Answers:
         allowance = self._limits.allowance(request.client, request.name)
         standing, (claim, *_), levels, _ = self._limits.scaled(allowance, now_s)
         return {"client": allowance.host, "known": claim.pool.name == "KNOWN", "group": allowance.group,
-                "tier": standing.tier, "verdict": standing.verdict, "hold_queue": standing.hold_queue,
+                "tier": standing.tier, "verdict": standing.verdict,
+                "told": [asdict(told) for told in self._signals.told(allowance.host, now_s)[:MOST_TOLD]],
+                "hold_queue": standing.hold_queue,
                 "limits": self._rows(claim.key, claim.caps, allowance, now_s),
                 "levels": {name: {"most": most,
                                   "source": allowance.sources.get(name, "max_sessions_per_client")}

@@ -3,6 +3,7 @@
 from typing import Any
 
 Answer = dict[str, Any]
+MOST_WORDS = 40  # characters
 
 
 def status(answer: Answer) -> str:
@@ -40,6 +41,7 @@ def explain(answer: Answer) -> str:
     lines = [f"{answer['client']}: {answer['tier']} (verdict {answer['verdict']}), "
              f"{'named in the policy' if answer['known'] else 'a stranger to the policy'}"
              + (f", group {answer['group']}" if answer["group"] else "")]
+    lines += [f"  {_told(row)}" for row in answer["told"]]
     lines += [f"  {_use(row)}  from {row['source']}" for row in answer["limits"]]
     lines += [f"  {name} at most {row['most']}  from {row['source']}"
               for name, row in answer["levels"].items()]
@@ -57,6 +59,12 @@ def reload(answer: Answer) -> str:
     """What a reload changed."""
     later = answer["at_next_start"]
     return _plain("reloaded" + (f"; takes effect at the next start: {', '.join(later)}" if later else ""))
+
+
+def _told(row: Answer) -> str:
+    """What a router says; its words are cut, since a router that was broken into may write what it likes."""
+    cause = f": looks like a {row['cause'][:MOST_WORDS]}" if row["cause"] else ""
+    return f"{row['verdict']} says {row['router'][:MOST_WORDS]}{cause}"
 
 
 def _use(row: Answer) -> str:

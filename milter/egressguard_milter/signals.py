@@ -30,6 +30,15 @@ class Change:
     after: State
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one router says of a host; `cause` is empty where it gives none."""
+
+    router: str
+    verdict: State
+    cause: str
+
+
 class Signals:
     """Which verdict on which host is in force."""
 
@@ -43,6 +52,15 @@ class Signals:
         """The verdict on `host` in force at `now_s`."""
         snapshot = self._snapshot
         return snapshot.states.get(host, State.CLEAN) if now_s < snapshot.until_s else State.CLEAN
+
+    def told(self, host: Host, now_s: float) -> list[Told]:
+        """What the routers say of `host` whose word is in force at `now_s`, the worst first."""
+        found = []
+        for name, lease in self._fresh.items():
+            verdict = lease.document.verdicts.get(host)
+            if verdict is not None and lease.fresh(now_s):
+                found.append(Told(name, verdict, lease.document.causes.get(host, "")))
+        return sorted(found, key=lambda told: (-told.verdict.rank, told.router))
 
     def receive(self, bulletins: Iterable[Bulletin], now_s: float) -> None:
         """Takes what an exchange holds."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from egressguard.core.documents import Bulletin, Origin
 from egressguard.core.errors import ConfigError, Mistake
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State
@@ -35,7 +36,8 @@ class Running:
         self.parts: Parts = parts(self.policy, {HOST: State.SUSPECT})
         self.fault = ""
         self.path = folder / "control"
-        answers = Answers(self.parts.limits, self.parts.ledger, self.parts.tallies, Signals(), self._read,
+        self.signals = Signals()
+        answers = Answers(self.parts.limits, self.parts.ledger, self.parts.tallies, self.signals, self._read,
                           lambda: self.fault)
         self.control = Control(self.path, answers.answer)
         self.control.start()
@@ -72,6 +74,26 @@ def test_explain_says_every_limit_its_use_and_where_it_is_from(running: Running)
     assert list(answer["shared"]) == ["clients 192.0.2.0/24"]
     text = shown.explain(answer)
     assert "192.0.2.1: tightened (verdict suspect), named in the policy" in text
+
+
+def test_explain_says_which_router_calls_the_client_what_and_why(running: Running) -> None:
+    now_s = time.monotonic()
+    long = "x" * 255
+    running.signals.receive([
+        Bulletin(Origin("r1", 1, 1), 30.0, {HOST: State.SUSPECT}, {HOST: "misrouted MTA"}),
+        Bulletin(Origin("r2", 1, 1), 30.0, {HOST: State.COMPROMISED}, {HOST: "spam\x1b[31mbot" + long}),
+        Bulletin(Origin("r3", 1, 1), 30.0, {Host("192.0.2.9"): State.COMPROMISED}, {HOST: "prober"}),
+        Bulletin(Origin("r4", 1, 1), 1e-9, {HOST: State.COMPROMISED}, {HOST: "lapsed"}),
+        *(Bulletin(Origin(f"s{n:03}", 1, 1), 30.0, {HOST: State.SUSPECT}) for n in range(100)),
+    ], now_s)
+    running.signals.evaluate(now_s)
+    answer = running.ask("explain", client="192.0.2.1")
+    assert [t["router"] for t in answer["told"]] == ["r2", "r1", "s000", "s001", "s002", "s003", "s004", "s005"]
+    text = shown.explain(answer)
+    assert "suspect says r1: looks like a misrouted MTA" in text
+    assert "compromised says r2: looks like a spam?[31mbot" in text
+    assert not any(word in text for word in ("lapsed", "prober", "x" * 41))
+    assert all(len(row) <= 120 for row in text.splitlines())
 
 
 def test_clients_are_listed_with_the_last_one_first(running: Running) -> None:
