@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from egressguard_milter.policy import Tiers
 from lab.deployment import MILTER_PORT, Deployment
 from lab.mail import send
 from lab.namespaces import wait_until
@@ -34,16 +35,18 @@ SPAM, HEALTHY = 10_000, 120  # messages an hour
 HOUR_S = 3600.0
 MOST_STRETCH = 1.05  # a longer hour has more windows
 STATIC = 40  # messages in ten minutes: the how-to's MsgRate
+DEFAULT = Tiers().compromised.factor
+REQUIRED, REQUIRED_DELAYED = 0.1, 0.01  # of the static limits' spam; of the healthy server's messages
 ARMS = {
     "nothing": "no firewall, no limits",
     "firewall only": "port 25 is shut, the relay takes everything",
     "static limits": f"port 25 is shut, ze-filter's limit: {STATIC} messages in 10 minutes",
-    "egressguard": "the same limit, a tenth of it for a compromised host (the default)",
-    "egressguard, factor 0.05": "the same limit, a twentieth of it for a compromised host",
+    "egressguard": f"the same limit, {DEFAULT:g} times that for a compromised host (the default)",
+    "egressguard, factor 0.1": "the same limit, a tenth of it for a compromised host",
 }
 
 
-def play(arm: str, scale: float) -> dict[str, Any]:
+def play(arm: str, scale: float, seed: int) -> dict[str, Any]:
     """One arm's hour: messages of the bot that arrived, and what became of the healthy server's."""
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="egressguard-leak-")))
@@ -60,7 +63,7 @@ def play(arm: str, scale: float) -> dict[str, Any]:
             world.relay, networks=("192.0.2.0/26", "198.51.100.0/24", "[2001:db8::]/32"),
             routes={"outside.example": "203.0.113.130"}, milter=MILTER_PORT if limited else None))
         began_s = time.monotonic()
-        relayed, healthy = _hour(world, scale)
+        relayed, healthy = _hour(world, scale, seed)
         stretch = (time.monotonic() - began_s) * scale / HOUR_S
         expected = relayed[250] + healthy[250]
         wait_until(lambda: _arrived(sink, RELAY.ipv4) >= expected, "all that the relay took", timeout_s=120)
@@ -78,8 +81,8 @@ def _configure(deployment: Deployment, arm: str, scale: float) -> None:
     text = text.replace("window_s = 600.0", f"window_s = {600 / scale}")
     if arm == "static limits":
         text = text.replace("exchange.db", "nobody.db")
-    if arm == "egressguard, factor 0.05":
-        text = text.replace("factor = 0.1", "factor = 0.05")
+    if arm == "egressguard":
+        text = text.replace("factor = 0.1", f"factor = {DEFAULT}")
     deployment.milter_config.write_text(f"signal_poll_s = {max(0.05, 0.2 / scale)}\n{text}")
     # A score's half-life of an hour is long enough at any scale: no verdict lapses within the hour.
 
@@ -88,10 +91,10 @@ def _arrived(sink: Sink, client: str) -> int:
     return sum(m.client == client for m in sink.messages())
 
 
-def _hour(world: World, scale: float) -> tuple[Counter[int], Counter[int]]:
+def _hour(world: World, scale: float, seed: int) -> tuple[Counter[int], Counter[int]]:
     """What the relay answered to the bot, and to the healthy server."""
     relayed, healthy = Counter[int](), Counter[int]()
-    chance = random.Random(1)
+    chance = random.Random(seed)
 
     def through_the_relay(number: int) -> None:
         relayed[_send(world.web2, RELAY.ipv4, f"spam {number}")] += 1
@@ -104,6 +107,7 @@ def _hour(world: World, scale: float) -> tuple[Counter[int], Counter[int]]:
 
     threads = [threading.Thread(target=_steadily, args=(act, count, HOUR_S / scale)) for act, count in (
         (through_the_relay, SPAM // 2), (directly, SPAM // 2), (well, HEALTHY))]
+    time.sleep(chance.uniform(0.0, 0.5))  # the bot begins anywhere between two polls
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -136,27 +140,42 @@ def main() -> None:
     """Plays every arm and prints what got out."""
     parser = argparse.ArgumentParser(prog="script/bench leak", description=__doc__)
     parser.add_argument("--scale", type=float, default=20.0)
+    parser.add_argument("--seeds", type=int, default=1, help="hours, one after the other; the worst counts")
+    parser.add_argument("--seed", type=int, default=1, help="of the bot's destinations and its beginning")
     parser.add_argument("--arm", choices=ARMS, help="play this one only")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     if arguments.arm:
-        print(json.dumps(play(arguments.arm, arguments.scale)))
+        print(json.dumps(play(arguments.arm, arguments.scale, arguments.seed)))
         return
     print(f"one hour in {HOUR_S / arguments.scale:.0f} s (scale {arguments.scale:g})", flush=True)
-    command = [sys.executable, "-m", "bench.leak", "--scale", str(arguments.scale), "--arm"]
+    found = [figures for seed in range(arguments.seed, arguments.seed + arguments.seeds)
+             for figures in beside_each_other(arguments.scale, seed)]
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    ours = [figures for figures in found if figures["arm"] == "egressguard"]
+    leaked = max(figures["of_static"] for figures in ours)
+    delayed = max(figures["healthy_delayed"] / figures["healthy_sent"] for figures in ours)
+    print(f"at worst {leaked:.3f} of what static limits let out (required: {REQUIRED}), "
+          f"{delayed:.2%} of the healthy server's messages delayed (required: {REQUIRED_DELAYED:.0%})")
+    sys.exit(leaked > REQUIRED or delayed > REQUIRED_DELAYED)
+
+
+def beside_each_other(scale: float, seed: int) -> list[dict[str, Any]]:
+    """Every arm's hour, printed; exits when this machine is too slow for that scale."""
+    command = [sys.executable, "-m", "bench.leak", "--scale", str(scale), "--seed", str(seed), "--arm"]
     running = [subprocess.Popen([*command, arm], stdout=subprocess.PIPE, text=True) for arm in ARMS]
-    found = [json.loads(process.communicate()[0]) for process in running]
+    found: list[dict[str, Any]] = [json.loads(process.communicate()[0]) for process in running]
     if max(f["stretch"] for f in found) > MOST_STRETCH:
-        sys.exit(f"leak: this machine is too slow for scale {arguments.scale:g}: an hour took up to "
+        sys.exit(f"leak: this machine is too slow for scale {scale:g}: an hour took up to "
                  f"{max(f['stretch'] for f in found):.2f} hours; use a smaller one")
     static = next(f["spam_delivered"] for f in found if f["arm"] == "static limits")
     for figures in found:
-        figures["of_static"] = round(figures["spam_delivered"] / static, 4)
+        figures["seed"], figures["of_static"] = seed, round(figures["spam_delivered"] / static, 4)
         print(f"{figures['arm']:26} {figures['spam_delivered']:6} messages of the bot arrived "
               f"({figures['of_static']:6.2f} × static), {figures['healthy_delayed']} of "
-              f"{figures['healthy_sent']} healthy ones delayed: {ARMS[figures['arm']]}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+              f"{figures['healthy_sent']} healthy ones delayed: {ARMS[figures['arm']]}", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ class Tiers:
     """The rule for each verdict that is not clean."""
 
     suspect: Rule = field(default_factory=lambda: Rule(0.5))
-    compromised: Rule = field(default_factory=lambda: Rule(0.1))
+    compromised: Rule = field(default_factory=lambda: Rule(0.05))
 
 
 @dataclass(frozen=True, slots=True)

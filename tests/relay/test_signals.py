@@ -13,7 +13,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 from egressguard.exchange import Exchange, open_exchange
 from egressguard_milter.link import RETRY_S, Link
-from egressguard_milter.policy import Base, Policy
+from egressguard_milter.policy import Base, Policy, Rule, Tiers
 from egressguard_milter.reports import MAX_CLIENTS, MAX_PERIOD_S, Reports
 from egressguard_milter.signals import Change, Signals
 from egressguard_milter.watch import Watch
@@ -50,7 +50,7 @@ class Relay:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.broken = False
-        policy = Policy(limits=Base(messages=40))
+        policy = Policy(limits=Base(messages=40), tiers=Tiers(compromised=Rule(0.1)))
         self.signals = Signals()
         self.parts = parts(policy, state=self.signals.state)
         self.limits = self.parts.limits
