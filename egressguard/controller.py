@@ -118,6 +118,7 @@ class Controller:
         self._exposed = self._database.exposed()
         self._counting.start(self._enforcement.incarnation)
         self._judgement.start(now_s)
+        self._judged = self._following.former or self._settings
         self._origin = Origin(self._settings.router, next_epoch(int(self._database.meta("epoch") or 0)), 0)
         self._database.set_meta("epoch", str(self._origin.epoch))
         self._reports, self._bulletins = (Inbox(marks=marks_from_json(json.loads(
@@ -216,8 +217,8 @@ class Controller:
             lots = self._counting.everything(self._inventory)
             self._tell(lots)
             self._judgement.weigh_attempts(lots, self._settings.detection, now_s)
+            self._judgement.hurry()
             self._save()
-            self._judgement.flush()
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
         self._drop_exchange()
         self._counting.close()
@@ -267,18 +268,15 @@ class Controller:
         self._told = {}
         self._tell([*lots[:-1], (now_s, own)])
         if self._settings is not self._judged:
-            self._judgement.settle(self._judged, self._settings, now_s)
-            self._judged = self._settings
+            before, self._judged = self._judged, self._settings
+            with self._noting(faults, "database"):
+                self._judgement.settle(before, self._settings, now_s)
         with self._noting(faults, "database"):
             self._judgement.forgive(self._inventory, now_s)
         self._judgement.weigh_attempts(lots, self._settings.detection, now_s)
         with self._noting(faults, "database"):
             self._save_exposures(now_s)
-            if self._judgement.steps or now_s - self._saved_s >= SAVE_EVERY_S:
-                self._save()
-                self._saved_s = now_s
-            self._judgement.explain(now_s)
-            self._keep(now_s)
+            self._record(now_s)
 
     def _tried_now(self, sample: Sample | None, now_s: float, faults: dict[str, str]
                    ) -> dict[Host, Attempts]:
@@ -299,15 +297,29 @@ class Controller:
             if evidence:
                 self._tried = shared.tried(self._tried, evidence)
 
+    def _record(self, now_s: float) -> None:
+        """Writes down what is due. Raises DatabaseError."""
+        keep = now_s - self._kept_s >= KEEP_EVERY_S
+        if keep or self._judgement.reports.urgent:
+            self._judgement.hurry()
+            self._saved_s = float("-inf")
+        if self._judgement.steps or now_s - self._saved_s >= SAVE_EVERY_S:
+            self._save()
+            self._saved_s = now_s
+        self._judgement.explain(now_s)
+        if keep:
+            self._kept_s = now_s
+            self._keep(now_s)
+
     def _save(self) -> None:
         """Records what is not recorded yet, of as many rounds as it may be. Counters and what came of them
         belong together, so a kill costs no attempt: the kernel still has what was counted since.
         """
         moved, beside, judgement = self._counting.unsaved(), self._counting.beside.unsaved(), self._judgement
-        if moved is None and not (beside or judgement.unsaved or judgement.steps):
+        if moved is None and not (beside or judgement.waits):
             return
         self._database.record(self._counting.incarnation, moved or Baseline(), judgement.unsaved.values(),
-                              judgement.steps, beside)
+                              judgement.steps, beside, judgement.along)
         self._counting.saved()
         judgement.saved()
 
@@ -315,9 +327,6 @@ class Controller:
         """Now and then: drops clean hosts whose counters the kernel has let go, so that memory stays
         bounded, and writes down what is left of the orders.
         """
-        if now_s - self._kept_s < KEEP_EVERY_S:
-            return
-        self._kept_s = now_s
         self._heal_database()
         self._counting.forget(now_s)
         machine_of = self._machine_of.get

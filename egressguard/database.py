@@ -8,7 +8,7 @@ with the last committed row. Monotonic times are stored with the boot that they 
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,13 +25,10 @@ from egressguard.core.memory import freeze, thaw
 from egressguard.core.orders import Order
 from egressguard.core.ruleset import FAMILY
 from egressguard.core.verdict import Cause, State, Transition, Verdict
-from egressguard.core.volumes import WINDOW_S, Volume
 from egressguard.ownership import make_beside
 
 K = TypeVar("K")
 BUSY_TIMEOUT_S = 2.0
-KEPT_WINDOWS = 30 * 144  # thirty days of what hosts did through relays
-MOST_VOLUMES = 2_000_000
 # Append only: entry n brings a file from schema n to n + 1. A file that exists somewhere is never read anew.
 MIGRATIONS = ("""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -70,12 +67,20 @@ CREATE TABLE explanation (host TEXT PRIMARY KEY, body TEXT, at_s REAL, boot TEXT
 CREATE TABLE volume (host TEXT, window INTEGER, accepted INTEGER, deferred INTEGER, recipients INTEGER,
                      refused INTEGER, PRIMARY KEY (host, window)) WITHOUT ROWID;
 CREATE INDEX volume_window ON volume (window);
+""", """
+CREATE TABLE reported (relay TEXT, host TEXT, epoch INTEGER, sequence INTEGER, accepted INTEGER,
+                       deferred INTEGER, recipients INTEGER, refused INTEGER, senders INTEGER,
+                       domains INTEGER, PRIMARY KEY (relay, host)) WITHOUT ROWID;
 """)
 # Numbers that a file gives anew; and what stays behind: what is in force is written down again.
 OWN_NUMBERS = frozenset({("history", "id"), ("outbox", "number")})
 NOT_KEPT = frozenset({"configuration"})
 SCHEMA = len(MIGRATIONS)
 VERDICT_COLUMNS = "host, state, score, since_s, at_s, attempts, why, cause, firm, until_s, memory, boot"
+
+
+def nothing(_: sqlite3.Connection) -> None:
+    """Writes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +203,12 @@ class Database:
 
     def record(self, incarnation: str, moved: Baseline, verdicts: Iterable[Verdict],
                steps: Iterable[Transition],
-               beside: Mapping[str, tuple[str, Baseline]] = MappingProxyType({})) -> None:
+               beside: Mapping[str, tuple[str, Baseline]] = MappingProxyType({}),
+               along: Callable[[sqlite3.Connection], None] = nothing) -> None:
         """One round: the counters that moved, the verdicts that they changed, and how these changed.
 
-        `beside` holds incarnation and counters of the other tables, by family.
+        `beside` holds incarnation and counters of the other tables, by family; what `along` writes is in the
+        same transaction.
         """
         with self.transaction() as db:
             if self.meta("incarnation") != incarnation:
@@ -216,11 +223,7 @@ class Database:
                 "INSERT INTO history (boot, at_s, kind, host, before, after, score, attempts, why)"
                 " VALUES (?, ?, 'verdict', ?, ?, ?, ?, ?, ?)",
                 ((self._boot, s.at_s, s.host, s.before, s.after, s.score, s.attempts, s.why) for s in steps))
-
-    def record_verdicts(self, verdicts: Iterable[Verdict]) -> None:
-        """Verdicts alone: what counters do not explain."""
-        with self.transaction() as db:
-            self._put_verdicts(db, verdicts)
+            along(db)
 
     def _put_verdicts(self, db: sqlite3.Connection, verdicts: Iterable[Verdict]) -> None:
         db.executemany(
@@ -275,39 +278,6 @@ class Database:
             row = self._db.execute("SELECT body, at_s FROM explanation WHERE host = ? AND boot = ?",
                                    (host, self._boot)).fetchone()
         return None if row is None else (str(row[0]), float(row[1]))
-
-    def add_volumes(self, volumes: Mapping[Host, Volume], window: int | None = None) -> None:
-        """Adds what relays have reported to the present window of ten minutes of wall time (or to `window`,
-        in such windows since 1970), and drops what is too old or too much.
-        """
-        with self.transaction() as db:
-            now = db.execute(f"SELECT CAST(strftime('%s', 'now') AS INTEGER) / {WINDOW_S}").fetchone()[0]
-            db.executemany(
-                "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (host, window) DO UPDATE SET"
-                " accepted = accepted + excluded.accepted, deferred = deferred + excluded.deferred,"
-                " recipients = recipients + excluded.recipients, refused = refused + excluded.refused",
-                ((host, now if window is None else window, v.accepted, v.deferred, v.recipients, v.refused)
-                 for host, v in volumes.items()))
-            db.execute("DELETE FROM volume WHERE window < ?", (now - KEPT_WINDOWS,))
-            self._drop_oldest_volumes(db)
-
-    @staticmethod
-    def _drop_oldest_volumes(db: sqlite3.Connection) -> None:
-        """A site of many busy hosts keeps fewer days."""
-        rows = db.execute("SELECT count(*) FROM volume").fetchone()[0]
-        if rows > MOST_VOLUMES:
-            db.execute("DELETE FROM volume WHERE window <= (SELECT window FROM volume ORDER BY window"
-                       " LIMIT 1 OFFSET ?)", (rows - MOST_VOLUMES,))
-
-    def volumes(self) -> dict[Host, dict[int, Volume]]:
-        """What each host did through relays, by window."""
-        with self._translated():
-            rows = self._db.execute("SELECT host, window, accepted, deferred, recipients, refused FROM volume"
-                                    " ORDER BY host, window").fetchall()
-        found: dict[Host, dict[int, Volume]] = {}
-        for host, window, *counts in rows:
-            found.setdefault(Host(host), {})[window] = Volume(*counts)
-        return found
 
     def released(self, after: int) -> tuple[int, list[Host]]:
         """The hosts that were released since line `after` of history, and its last line."""

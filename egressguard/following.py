@@ -7,6 +7,7 @@ import logging
 from egressguard.config import Site
 from egressguard.configurations import Configurations, InForce, check_fixed
 from egressguard.core.errors import DatabaseError, EgressguardError
+from egressguard.core.settings import Settings
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
 
@@ -14,16 +15,31 @@ log = logging.getLogger(__name__)
 
 
 class Following:
-    """Holds which version `enforcement` enforces. Methods raise EgressguardError, having changed nothing."""
+    """Holds which version `enforcement` enforces. Methods raise EgressguardError, having changed nothing.
+
+    `former` are the settings that were in force before the start, None if there were none.
+    """
 
     def __init__(self, configurations: Configurations, enforcement: Enforcement, database: Database) -> None:
         self._configurations, self._enforcement, self._database = configurations, enforcement, database
+        self.former: Settings | None = None
         self._number: int | None = None
         self._on_trial = False
 
     def start(self, now_s: float) -> None:
         """Loads what the file says, or what is in force instead of it."""
-        self._take(self._decided(self._enforcement.site, now_s), now_s, "start")
+        decided = self._decided(self._enforcement.site, now_s)
+        self.former = self._in_force(now_s)
+        self._take(decided, now_s, "start")
+
+    def _in_force(self, now_s: float) -> Settings | None:
+        """What the last daemon enforced, as far as that can still be told."""
+        try:
+            found = self._configurations.current(now_s)
+        except EgressguardError as error:
+            log.error("what was in force before is not known: %s", error)
+            return None
+        return found.site.settings if found is not None else None
 
     def reload(self, site: Site, now_s: float) -> None:
         """The same for a file that was read anew."""

@@ -5,10 +5,12 @@ it. Recording may fail for a while: what could not be written waits here, in bou
 """
 
 import logging
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from egressguard.core import detection, volumes
+from egressguard.boot import boot_id
+from egressguard.core import detection
 from egressguard.core.detection import REMEMBER_MAIL_S
 from egressguard.core.documents import Report
 from egressguard.core.explanation import to_json
@@ -18,12 +20,13 @@ from egressguard.core.leases import Leases
 from egressguard.core.queue import SETTLING_S, Queue
 from egressguard.core.settings import Detection, Settings
 from egressguard.core.verdict import State, Transition, Verdict, states_by_key, transitions
-from egressguard.core.volumes import Volume
 from egressguard.core.waiting import Lots
 from egressguard.database import Database
+from egressguard.reports import Reports
 
 log = logging.getLogger(__name__)
 
+SETTLING = "settling"
 MOST_EXPLAINED = 1000  # hosts whose evidence is written down at once
 MOST_STEPS = 10_000  # history kept in memory while the database refuses
 
@@ -44,11 +47,11 @@ class Judgement:
         self._news: list[Transition] = []
         self.queued, self.owed = set[Host](), set[Host]()
         self._states: dict[Host, State] | None = None
-        self._later: dict[Host, Verdict] = {}
+        self._later: dict[Host, None] = {}
+        self._whole = False
         self._changed: dict[Host, None] = {}
         self._moved: dict[Host, None] = {}
-        self._weighed: dict[str, Report] = {}
-        self._volumes: dict[Host, Volume] = {}
+        self.reports = Reports(database)
         self._settling_until_s = float("-inf")
         self._history = 0
 
@@ -59,16 +62,23 @@ class Judgement:
         """Takes up what history knows. Raises DatabaseError."""
         self._history, _ = self._database.released(0)
         self._verdicts = self._database.verdicts(now_s)
+        self.reports.start()
+        boot, _, until = (self._database.meta(SETTLING) or "").partition(" ")
+        self._settling_until_s = float(until) if boot == boot_id() else float("-inf")
         self._bad = {host: v for host, v in self._verdicts.items() if v.state is not State.CLEAN}
 
     def settle(self, before: Settings, after: Settings, now_s: float) -> None:
-        """Whoever a reload has shut out comes with a queue, which is no spambot's burst.
+        """Whoever is shut out by `after`, and was not by `before`, comes with a queue, which is no spambot's
+        burst. Raises DatabaseError when that will be forgotten by the next start.
 
-        A start is not such a moment: nobody had ordered that anything be permitted before it.
+        The very first start is not such a moment: nothing says what was permitted before it, and a bot should
+        not be given two hours by an installation. Nor is it when the rules have counted while nobody looked:
+        they have refused it all along.
         """
         self._states = None  # a machine may have other keys now
         if after.mode == "enforce" and (before.mode != "enforce" or before.sender != after.sender):
             self._settling_until_s = now_s + SETTLING_S
+            self._database.set_meta(SETTLING, f"{boot_id()} {self._settling_until_s}")
 
     def weigh_attempts(self, lots: Lots, settings: Detection, now_s: float) -> None:
         """What the counters of this round say, and those before it whose attempts had waited."""
@@ -80,17 +90,12 @@ class Judgement:
     def weigh_reports(self, leases: Leases[Report], inventory: Inventory, settings: Detection,
                       now_s: float) -> None:
         """What relays report is evidence, except against senders, who are meant to mail, and history."""
-        for name, lease in leases.items():
-            report, before = lease.document, self._weighed.get(name)
-            if before is report:
-                continue
-            self._weighed[name] = report
-            found = volumes.joined(volumes.between(before, report), inventory.machine_of)
+        for lease in leases.values():
+            found = self.reports.more(lease.document, inventory.machine_of)
             judged = {host: volume for host, volume in found.items() if host not in inventory.senders}
             changed = detection.judge_reports(self._verdicts, judged, settings, now_s)
-            self._later |= changed
+            self._later |= dict.fromkeys(changed)
             self._absorb(changed)
-            self._volumes = volumes.summed(self._volumes, found)
 
     def forgive(self, inventory: Inventory, now_s: float) -> None:
         """Releases the hosts that an operator has released since the last round. Raises DatabaseError."""
@@ -138,9 +143,26 @@ class Judgement:
         found[State.CLEAN] = len(self._verdicts) - len(self._bad)
         return found
 
+    def hurry(self) -> None:
+        """What was left for later is unsaved now: what moved verdicts without changing them, and volumes."""
+        self.unsaved |= {host: self._verdicts[host] for host in self._later}
+        self._later, self._whole = {}, True
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything is unsaved."""
+        return bool(self.unsaved or self.steps or (self._whole and self.reports))
+
+    def along(self, db: sqlite3.Connection) -> None:
+        """Writes down how far reports were weighed for the hosts that are `unsaved`, in the transaction of
+        `db`: their verdicts and that belong together.
+        """
+        self.reports.write(db, None if self._whole else self.unsaved)
+
     def saved(self) -> None:
         """What was unsaved has been recorded."""
-        self.unsaved, self.steps = {}, []
+        self.reports.written(None if self._whole else self.unsaved)
+        self.unsaved, self.steps, self._whole = {}, [], False
 
     def explain(self, now_s: float, *, everything: bool = False) -> None:
         """Writes down what made verdicts: of new ones, or of all that moved. Raises DatabaseError."""
@@ -153,26 +175,14 @@ class Judgement:
             self._moved = {}
 
     def keep(self, counted: set[Host], now_s: float) -> list[Host]:
-        """Records what moved verdicts without changing them, and volumes; forgets clean hosts that are
-        neither `counted` nor known to a relay, and says which. Raises DatabaseError.
-        """
+        """Forgets clean hosts that are neither `counted` nor known to a relay, and says which."""
         gone = [host for host, verdict in self._verdicts.items()
                 if verdict.state is State.CLEAN and host not in counted
                 and now_s - verdict.memory.past.told_s > REMEMBER_MAIL_S]
         for host in gone:
             del self._verdicts[host]
             self._later.pop(host, None)
-        self.flush()
         return gone
-
-    def flush(self) -> None:
-        """Records what was left for later. Raises DatabaseError."""
-        if self._later:
-            self._database.record_verdicts(self._verdicts[host] for host in self._later)
-            self._later = {}
-        if self._volumes:
-            self._database.add_volumes(self._volumes)
-            self._volumes = {}
 
     def states(self, machine_of: Mapping[Host, Host]) -> dict[Host, State]:
         """The state of every host that is not clean, under every key of its machine."""

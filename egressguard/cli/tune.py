@@ -21,6 +21,7 @@ from egressguard.core.settings import Settings
 from egressguard.core.tuning import ENOUGH_WINDOWS, TARGET, Proposal, proposals
 from egressguard.core.volumes import WINDOW_S
 from egressguard.database import Database
+from egressguard.relay_records import volumes_of
 
 Found = Mapping[Host, list[Proposal]]
 
@@ -42,7 +43,7 @@ def tune(target: float, policy: Path | None, config: Path, as_json: bool) -> Non
     settings = read_site(config).settings
     database = Database(Path(settings.database), boot_id(), read_only=True)
     try:
-        history = database.volumes()
+        history = volumes_of(database)
     finally:
         database.close()
     senders = {key for s in settings.sender for key in map(Host, map(str, s.addresses))}

@@ -7,6 +7,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.volumes import Volume
 from egressguard.database import Database
 from egressguard.exchange import open_exchange
+from egressguard.relay_records import volumes_of
 from lab.deployment import Deployment
 from lab.mail import send_burst
 from lab.namespaces import wait_until
@@ -79,7 +80,7 @@ def test_what_a_real_relay_reports_is_history_to_tune_from(
 
     def kept() -> list[Volume]:
         with closing(Database(site.folder / "router.db", "", read_only=True)) as database:
-            return [v for windows in database.volumes().values() for v in windows.values()]
+            return [v for windows in volumes_of(database).values() for v in windows.values()]
     wait_until(lambda: sum(v.accepted for v in kept()) == LIMIT, "history", timeout_s=90)
     assert sum(v.deferred for v in kept()) >= 2
     done = site.egressguard("tune")

@@ -15,6 +15,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.tuning import delayed, proposals
 from egressguard.core.volumes import Volume
 from egressguard.database import Database
+from egressguard.relay_records import add_volumes
 
 SITE = Path(__file__).parents[2] / "docs/examples/egressguard.toml"
 
@@ -76,9 +77,9 @@ def site(tmp_path: Path) -> Path:
     config.write_text(f'database = "{tmp_path}/d.db"\n' + SITE.read_text())
     database = Database(tmp_path / "d.db", "boot")
     for n in range(200):
-        database.add_volumes({Host("198.51.100.11"): Volume(5 + (n % 40 == 0) * 60, 0, 6, 0),
-                              Host("198.51.100.12"): Volume(3, 0, 3, 0),
-                              Host("192.0.2.10"): Volume(500, 0, 500, 0)}, 10**9 + n)
+        add_volumes(database, {Host("198.51.100.11"): Volume(5 + (n % 40 == 0) * 60, 0, 6, 0),
+                               Host("198.51.100.12"): Volume(3, 0, 3, 0),
+                               Host("192.0.2.10"): Volume(500, 0, 500, 0)}, 10**9 + n)
     database.close()
     return config
 
