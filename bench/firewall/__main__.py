@@ -56,13 +56,20 @@ def blocked(options: argparse.Namespace) -> dict[str, Any]:
 
 def established(options: argparse.Namespace) -> dict[str, Any]:
     """A connection to another port, with and without egressguard."""
+    result: dict[str, Any] = {}
+    print("\nestablished connection to another port, relative to no egressguard, "
+          "conntrack on in both (target ≥ 0.97)")
     with Line() as line:
-        costs = flows.packet_costs(line, options.packets, options.rounds)
-        speeds = flows.throughputs(line, 0.7, options.rounds)
-    rate, speed = 1 / flows.ratio(costs), flows.ratio(speeds)
-    print(f"\nestablished connection, relative to no egressguard, conntrack on in both (target ≥ 0.97): "
-          f"packet rate {rate:.3f}, throughput {speed:.3f}", flush=True)
-    return {"ns": costs, "bytes_per_s": speeds, "packet_rate": rate, "throughput": speed}
+        for family in (4, 6):
+            costs = flows.packet_costs(line, options.packets // 4, 4 * options.rounds, family)
+            rates = {name: 1 / ratio for name, ratio in flows.ratios(costs).items()}
+            result[f"IPv{family}"] = {"ns": costs, "packet_rate": rates}
+            for name, rate in rates.items():
+                print(f"packet rate, IPv{family}, {name:<40} {rate:>6.3f}", flush=True)
+        speeds = flows.throughputs(line, 0.4, 2 * options.rounds)
+    result["throughput"] = flows.ratios(speeds)["egressguard"]
+    print(f"{'throughput, IPv4, egressguard':<60} {result['throughput']:>6.3f}", flush=True)
+    return {**result, "bytes_per_s": speeds}
 
 
 def counters(options: argparse.Namespace) -> list[dict[str, float]]:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from lab.closing import Closing
 from lab.namespaces import Namespace, wait_until
-from lab.network import ROUTER_MAC, SOMEBODY4, WEB2, answers
+from lab.network import ROUTER_MAC, SOMEBODY4, SOMEBODY6, WEB2, answers
 from lab.syns import MOST_FRAMES, Address, Wire, frames
 
 ROUTER4, OUTSIDE4 = "203.0.113.1", "203.0.113.2"
+ROUTER6, OUTSIDE6 = "2001:db8:0:fe::1", "2001:db8:0:fe::2"
 ACK = 0x10
-IPV4_FLAGS_AT = 14 + 20 + 13
+FLAGS_AT = {4: 14 + 20 + 13, 6: 14 + 40 + 13}
 WIRE = Wire("eth0", WEB2.mac, ROUTER_MAC["web"])
 
 
@@ -40,7 +41,15 @@ class Line(Closing):
         self.host.ip(f"address add {WEB2.ipv4}/24 dev eth0", f"route add default via {WEB2.ipv4_gateway}")
         self.outside.ip(f"address add {OUTSIDE4}/25 dev eth0", "route add local 203.0.113.128/25 dev lo",
                         f"route add default via {ROUTER4}")
-        wait_until(lambda: self.host.call(answers, SOMEBODY4), "the host to reach the outside")
+        self.router.ip(
+            f"address add {WEB2.ipv6_gateway}/64 dev web nodad", f"address add {ROUTER6}/64 dev wan nodad",
+            f"route add default via {OUTSIDE6}")
+        self.host.ip(f"address add {WEB2.ipv6}/64 dev eth0 nodad",
+                     f"route add default via {WEB2.ipv6_gateway}")
+        self.outside.ip(f"address add {OUTSIDE6}/64 dev eth0 nodad", f"address add {SOMEBODY6}/128 dev lo",
+                        f"route add default via {ROUTER6}")
+        for address in (SOMEBODY4, SOMEBODY6):
+            wait_until(lambda to=address: self.host.call(answers, to), f"the host to reach {address}")
 
     def load(self, ruleset: str) -> None:
         """Puts `ruleset` in place of whatever the router had, with nft."""

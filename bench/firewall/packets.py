@@ -5,6 +5,7 @@ The unit is a bare drop in the forward hook with connection tracking on, as on a
 translates. The stricter ratio takes off what a drop at the router's door costs, thus what sending costs.
 """
 
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from pathlib import Path
 
 from bench.firewall.line import Line
 from egressguard.core.plan import diff, transaction
-from egressguard.core.policy import desired
+from egressguard.core.policy import desired, port_bits
 from egressguard.core.ruleset import CONFIGURED
-from egressguard.core.settings import Inside, Machine, Settings
+from egressguard.core.settings import Group, Inside, Machine, Settings
 from lab.network import WEB2
 
 ROOT = Path(__file__).parents[2]
@@ -70,11 +71,14 @@ def nft(name: str, text: str) -> Ruleset:
     return Ruleset(name, lambda line: line.load(text))
 
 
-def egressguard(hosts: int, text: str = RULES) -> str:
+def egressguard(hosts: int, text: str = RULES, group: tuple[Group, ...] = ()) -> str:
     """The rules with an inventory of so many IPv6 hosts, and web2, beside connection tracking."""
     machines = (*(Machine(f"h{n}", (inventory_address(n),)) for n in range(hosts)),
                 Machine("web2", (ip_address(WEB2.ipv4),)))
-    settings = Settings(inside=(Inside(("web",), ()),), host=machines)
+    settings = Settings(inside=(Inside(("web",), ()),), host=machines, group=group)
+    mask, bits = port_bits(settings)
+    for name, value in (("smtp_mask", mask), ("smtp_bits", bits)):
+        text = re.sub(f"(?<=redefine {name} = ).*", str(value), text)
     return TRACKED + text + transaction(diff({name: frozenset() for name in CONFIGURED}, desired(settings)))
 
 
@@ -124,7 +128,7 @@ BLOCKED = (
 def without(*lines: str) -> str:
     """The rules without these lines, loaded with an inventory of a hundred."""
     text = RULES
-    for line in ("\t\ttcp dport 25 goto flood\n", *lines):
+    for line in ("\t\tth dport 25 goto flood\n", *lines):
         if line not in text:
             raise ValueError(f"the rules have no line {line!r}")
         text = text.replace(line, "")

@@ -36,6 +36,17 @@ def port_sets(settings: Settings) -> Sets:
     }
 
 
+def port_bits(settings: Settings) -> tuple[int, int]:
+    """A mask of the bits in which all ports that are looked at agree, and their values: a port that differs
+    in one of them is none of these.
+    """
+    first, *others = sorted(_all_ports(settings))
+    mask = 0xFFFF
+    for port in others:
+        mask &= ~(first ^ port)
+    return mask, first & mask
+
+
 def inventory(settings: Settings) -> list[Address]:
     """The hosts whose counters exist before their first attempt, under the addresses that rules/ counts."""
     known = [_masked(address) for machine in settings.host for address in machine.addresses]

@@ -1,7 +1,7 @@
 """A file of rules/ as it is loaded: complete, of this version, with what the configuration says in its text.
 
-Few things cannot be elements of a set: the bit of the packet mark, the interfaces of the last line, the relay
-that connections are led to, and the listener's port.
+Few things cannot be elements of a set: the bit of the packet mark, what all SMTP ports have in common, the
+interfaces of the last line, the relay that connections are led to, and the listener's port.
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from egressguard.core.errors import KernelError
-from egressguard.core.path_settings import PERMITTED_MARK
+from egressguard.core.policy import port_bits
 from egressguard.core.settings import Settings
 from egressguard.core.tables import LAST_LINE, ROUTER, Table
 from egressguard.kernel import owner
@@ -31,7 +31,7 @@ class RulesFile:
 
     path: Path
     table: Table = ROUTER
-    defined: Mapping[str, str] = field(default_factory=lambda: {"permitted": f"{PERMITTED_MARK:#010x}"})
+    defined: Mapping[str, str] = field(default_factory=lambda: _always(Settings()))
     interfaces: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
     flags: str = ""
@@ -83,12 +83,18 @@ class RulesFile:
 def rules_of(settings: Settings, main: Path, table: Table, existing: frozenset[str] = frozenset()
              ) -> RulesFile:
     """The table's file beside the `main` one, for `settings` and those of its interfaces that exist."""
-    defined = {"permitted": f"{settings.permitted_mark:#010x}", "sinkhole": str(settings.sinkhole.port),
+    defined = {**_always(settings), "sinkhole": str(settings.sinkhole.port),
                **{f"relay{relay.version}": str(relay) for relay in settings.redirect.relays}}
     named = settings.last_line.interfaces if table is LAST_LINE else ()
     return RulesFile(main.with_name(table.file), table, defined, tuple(n for n in named if n in existing),
                      _more(settings) if table is ROUTER else (),
                      owner.FLAGS if settings.table_owner and not owner.why_not() else "")
+
+
+def _always(settings: Settings) -> dict[str, str]:
+    mask, bits = port_bits(settings)
+    return {"permitted": f"{settings.permitted_mark:#010x}", "smtp_mask": f"{mask:#06x}",
+            "smtp_bits": str(bits)}
 
 
 def _more(settings: Settings) -> tuple[str, ...]:

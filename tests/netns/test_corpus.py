@@ -79,6 +79,7 @@ UNREADABLE = {
 }
 # Without reassembly one of the two packets of these passes, the other does not: alone it can never be SMTP.
 HALVES = {"overlapping fragments that rewrite the port": 1, "a tail within a whole packet": 1}
+TUNNEL = 94  # IP within IP, which the kernel itself takes no notice of
 # A foreign table may switch tracking off before reassembly: then fragments reach the rules as such.
 NOTRACK = "table inet other {\nchain early {\ntype filter hook prerouting priority -450;\nnotrack\n}\n}"
 
@@ -232,10 +233,26 @@ def an_open_connection_is_cut_when_its_permission_goes(corpus: Corpus, text: str
                 assert server.recv(100) == b"", f"data of an open connection arrived in IPv{family}"
 
 
+def a_tunnel_is_counted_as_long_as_it_lasts(corpus: Corpus, text: str) -> None:
+    corpus.load(text)
+    for family, kind, to in zip(FAMILIES, (socket.AF_INET, socket.AF_INET6), OUTSIDE.addresses, strict=True):
+        before = corpus.firewall.counters()["tunneled"]
+        host = corpus.world.web2.call(socket.socket, kind, socket.SOCK_RAW, TUNNEL)
+        end = corpus.world.outside.call(socket.socket, kind, socket.SOCK_RAW, TUNNEL)
+        with host, end:
+            end.bind((to, 0))
+            host.sendto(b"inner packet", (to, 0))
+            end.sendto(b"its answer", (WEB2.addresses[family == 6], 0))  # now it is established
+            for _ in range(5):
+                host.sendto(b"inner packet", (to, 0))
+        assert corpus.firewall.counters()["tunneled"] - before == 6, f"IPv{family}"
+
+
 CHECKS: tuple[Callable[[Corpus, str], None], ...] = (
     nothing_leaves, nothing_leaves_untracked, each_is_counted, senders_lose_nothing, observing_blocks_nothing,
     the_inventory_is_counted_exactly, a_forged_source_gets_no_answer_and_no_counter_of_its_own,
     strangers_without_room_are_still_counted, an_open_connection_is_cut_when_its_permission_goes,
+    a_tunnel_is_counted_as_long_as_it_lasts,
 )
 
 
@@ -278,6 +295,12 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Corpus, str], None]]] = {
     "without connection tracking": ("\t\tct state invalid goto oddity\n", "", senders_lose_nothing),
     "without the last line of forward": ("th dport @smtp_ports goto smtp\n\t\tgoto oddity\n",
                                          "th dport @smtp_ports goto smtp\n", nothing_leaves),
+    "that asks connection tracking before the port": ("\t\tth dport & $smtp_mask == $smtp_bits goto doubtful\n", "",
+                                                      an_open_connection_is_cut_when_its_permission_goes),
+    "that takes what is untracked for established": ("ct state != established", "ct state { new, invalid }",
+                                                     nothing_leaves_untracked),
+    "that forgets a tunnel that is answered": ("\t\tmeta l4proto != tcp goto doubtful\n", "",
+                                               a_tunnel_is_counted_as_long_as_it_lasts),
     "without the IPv4 fragment line": ("\t\tip frag-off & 0x1fff != 0 goto fragment\n", "", nothing_leaves_untracked),
     "without the IPv6 fragment line": ("\t\tfrag frag-off != 0 goto fragment\n", "", nothing_leaves_untracked),
     "with another mask of flags": (PURE_SYN, "tcp flags & (fin|syn) != fin jump attempt", each_is_counted),
@@ -306,10 +329,10 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Corpus, str], None]]] = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_ruleset_is_noticed(corpus: Corpus, mutant: str) -> None:
     old, new, check = MUTANTS[mutant]
-    chains = TEXT.index("# The port decides")
+    chains = TEXT.index("# Nearly all packets")
     assert TEXT.count(old, chains) >= 1
     mutated = TEXT[:chains] + TEXT[chains:].replace(old, new)
     if mutant == "without connection tracking":
-        mutated = mutated.replace("ct original ", "")
+        mutated = mutated.replace("ct original ", "").replace("ct state != established goto", "goto")
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         check(corpus, mutated)

@@ -17,6 +17,7 @@ import pytest
 from lab.deployment import Deployment
 from lab.namespaces import Namespace, wait_until
 from lab.network import RELAY, ROUTER_MAC, SOMEBODY4, SOMEBODY6, WEB1, WEB2, Place, World
+from lab.packets import SYN
 from lab.sink import Sink
 from lab.sniffer import Sniffer
 from lab.syns import SynSource, Wire
@@ -263,7 +264,8 @@ def test_a_sender_tied_to_a_mac_is_worth_nothing_behind_another(site: Deployment
     with Sniffer(site.world.outside, "eth0", direction="in") as arrived:
         SynSource(site.world.mailserver, Wire("eth0", "00:00:5e:00:53:99", ROUTER_MAC["dmz"]),
                   sources=[address(RELAY, family)], destinations=[SOMEBODY[family]], count=5).wait()
-        assert arrived.stop() == []
+        # The relay's own connection may end meanwhile, with a reset.
+        assert [packet for packet in arrived.stop() if packet.flags == SYN] == []
 
 
 @both_families

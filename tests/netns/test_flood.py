@@ -138,9 +138,31 @@ def other_ports_are_another_matter(scene: Scene, text: str) -> None:
         assert beyond.stop() == sent
 
 
+def received(datagrams: socket.socket) -> bytes:
+    try:
+        return datagrams.recv(100)
+    except TimeoutError:
+        return b""
+
+
+def what_is_not_tcp_passes_in_the_middle_of_it(scene: Scene, text: str) -> None:
+    scene.load(text)
+    target = str(addresses([TARGETS[scene.family]])[0])
+    kind = socket.AF_INET if scene.family == 4 else socket.AF_INET6
+    scene.send()
+    host, outside = (place.call(socket.socket, kind, socket.SOCK_DGRAM) for place in (scene.world.web2, scene.world.outside))
+    with host, outside:
+        outside.settimeout(2)
+        outside.bind(("", 25))
+        for _ in range(10):
+            host.sendto(b"no connection", (target, 25))
+            assert received(outside) == b"no connection"
+
+
 CHECKS: tuple[Callable[[Scene, str], None], ...] = (
     it_is_counted_exactly_and_refused_early, another_mac_is_seen_in_the_middle_of_it, mode_observe_lets_it_pass,
-    who_may_again_passes_soon, a_quarantined_host_is_counted_as_such, other_ports_are_another_matter)
+    who_may_again_passes_soon, a_quarantined_host_is_counted_as_such, other_ports_are_another_matter,
+    what_is_not_tcp_passes_in_the_middle_of_it)
 
 
 @both_families
@@ -151,8 +173,11 @@ def test_a_flood(scene: Scene, check: Callable[[Scene, str], None]) -> None:
 
 Edit = tuple[str, str]
 MUTANTS: dict[str, tuple[Callable[[Scene, str], None], tuple[Edit, ...]]] = {
-    "that looks at every SYN": (it_is_counted_exactly_and_refused_early, (("\t\ttcp dport 25 goto flood\n", ""),)),
+    "that looks at every SYN": (it_is_counted_exactly_and_refused_early, (("\t\tth dport 25 goto flood\n", ""),)),
     "that counts no host of a flood": (it_is_counted_exactly_and_refused_early, (("\t\tjump host\n\t\tdrop\n", "\t\tdrop\n"),)),
+    "that takes every packet to port 25 for TCP": (what_is_not_tcp_passes_in_the_middle_of_it, (
+        ("\t\tmeta l4proto != tcp return\n\t\tip frag-off", "\t\tip frag-off"),
+        ("\t\ttcp flags & (fin|syn|rst|ack) != syn return\n\t\tiif . ether", "\t\tiif . ether"))),
     "that lets a flood pass": (it_is_counted_exactly_and_refused_early, (("\t\tjump host\n\t\tdrop\n", "\t\tjump host\n\t\taccept\n"),
                                                                         ("\t\tjump remember\n\t\tdrop\n", "\t\tjump remember\n\t\taccept\n"))),
     "that remembers no MAC": (another_mac_is_seen_in_the_middle_of_it, (
