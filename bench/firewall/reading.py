@@ -1,13 +1,11 @@
 """Reading all counters beside `nft -j list set`, and changing one element among many.
 
-Each reader is a process of its own, so that its CPU time and its peak memory are its own; what an empty run
-of the same program costs is taken off.
+Each reader is a process of its own, so that its CPU time and its peak memory are its own; what it costs before
+it reads (the interpreter with its libraries; nft that lists an empty set) is taken off, and told beside.
 """
 
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +21,18 @@ BATCH = 50_000
 
 PLAIN = """table inet plain {
     set known6 { type ipv6_addr; counter; }
+    set empty6 { type ipv6_addr; counter; }
 }
+"""
+COUNTED = "counter packets {0} bytes {0}60"
+# A small process of its own: what a process has ever held counts for the programs that it becomes.
+MEASURED = """
+import os, sys
+process = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ,
+                          file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)])
+_, status, used = os.wait4(process, 0)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+sys.exit(status != 0)
 """
 
 
@@ -34,33 +43,37 @@ def fill(hosts: int) -> None:
     nft.apply(RULES + PLAIN, "loading")
     for start in range(0, hosts, BATCH):
         shards = spread(inventory_address(n) for n in range(start, min(hosts, start + BATCH)))
-        elements = ", ".join(a for shard in shards.values() for a, in shard)
-        nft.apply(f"add element inet plain known6 {{ {elements} }}\n", "filling")
-        nft.apply("".join(f"add element inet egressguard {name} {{ {', '.join(a for a, in shard)} }}\n"
-                          for name, shard in shards.items() if shard), "filling")
+        counted = {name: ", ".join(f"{a} {COUNTED.format(1000 + n)}" for n, (a,) in enumerate(shard))
+                   for name, shard in shards.items() if shard}
+        nft.apply(f"add element inet plain known6 {{ {', '.join(counted.values())} }}\n", "filling")
+        nft.apply("".join(f"add element inet egressguard {name} {{ {elements} }}\n"
+                          for name, elements in counted.items()), "filling")
 
 
 def measure(hosts: int, rounds: int) -> dict[str, float]:
     """Seconds of CPU and MB of memory of both readers, and what one changed element takes."""
     with Namespace("bench") as namespace:
         namespace.call(fill, hosts)
-        runs = [(_child(namespace, "ours"), _child(namespace, "nft")) for _ in range(rounds)]
+        runs = [(_ours(namespace), _nft(namespace)) for _ in range(rounds)]
         ours, theirs = ([run[n] for run in runs] for n in (0, 1))
-        changes = [namespace.call(_change_one, n) for n in range(rounds)]
-    median = statistics.median
-    return {
-        "hosts": hosts,
-        "first_s": median(run["first_s"] for run in ours),
-        "ours_s": median(run["seconds"] for run in ours), "nft_s": median(run["seconds"] for run in theirs),
-        "ours_mb": median(run["mb"] for run in ours), "nft_mb": median(run["mb"] for run in theirs),
-        "change_ms": 1000 * median(changes),
-    }
+        changes = [namespace.call(_change_one, n) for n in range(10)]
+    found = {**{f"ours_{key}": statistics.median(run[key] for run in ours) for key in ours[0]},
+             **{f"nft_{key}": statistics.median(run[key] for run in theirs) for key in theirs[0]}}
+    return {"hosts": hosts, **found, "change_ms": 1000 * statistics.median(changes)}
 
 
-def _child(namespace: Namespace, reader: str) -> dict[str, float]:
-    done = namespace.run([sys.executable, "-m", "bench.firewall.reading", reader])
+def _ours(namespace: Namespace) -> dict[str, float]:
+    done = namespace.run([sys.executable, "-m", "bench.firewall.reading"])
     found: dict[str, float] = json.loads(done.stdout)
     return found
+
+
+def _nft(namespace: Namespace) -> dict[str, float]:
+    """One `nft -j list set`, less one of a set that is empty."""
+    floor, full = ([*map(float, namespace.run(
+        [sys.executable, "-I", "-S", "-c", MEASURED, "nft", "-j", "list", "set", "inet", "plain", name]
+        ).stdout.split())] for name in ("empty6", "known6"))
+    return {"s": full[0] - floor[0], "mb": full[1] - floor[1], "floor_mb": floor[1]}
 
 
 def _change_one(number: int) -> float:
@@ -69,44 +82,29 @@ def _change_one(number: int) -> float:
     return time.perf_counter() - began
 
 
-def read_ours() -> dict[str, float]:
+def read() -> dict[str, float]:
     """A sample as the daemon takes it every second, and the first of a process, which makes hosts' texts,
-    in CPU seconds; and what it adds to this process's memory.
+    in CPU seconds; and by how much both raised this process's peak memory.
     """
     kernel = Netfilter()
-    before_mb = _resident_mb()
+    Path("/proc/self/clear_refs").write_text("5")  # from now on: proc(5)
+    floor_mb = _peak_mb()
     began = time.process_time()
     kernel.sample(0.0)
     first_s = time.process_time() - began
     began = time.process_time()
-    sample = kernel.sample(1.0)
-    result = {"seconds": time.process_time() - began, "first_s": first_s, "mb": _resident_mb() - before_mb}
-    del sample
+    kernel.sample(1.0)
+    result = {"s": time.process_time() - began, "first_s": first_s, "mb": _peak_mb() - floor_mb,
+              "floor_mb": floor_mb}
     kernel.close()
     return result
 
 
-def read_nft() -> dict[str, float]:
-    """One `nft -j list set`, less an nft that reads nothing."""
-    costs = []
-    for command in (["nft", "-v"],
-                    ["nft", "-j", "list", "set", "inet", "plain", "known6"]):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-                      _peak_mb(resource.RUSAGE_CHILDREN)))
-    return {"seconds": costs[1][0] - costs[0][0], "mb": costs[1][1] - costs[0][1]}
-
-
-def _resident_mb() -> float:
-    """What this process holds now; its peak would be that of the process that started it."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
-
-
-def _peak_mb(who: int) -> float:
-    return resource.getrusage(who).ru_maxrss / 1024
+def _peak_mb() -> float:
+    """The most this program has held; getrusage would tell that of the process that started it, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":
-    print(json.dumps(read_ours() if sys.argv[1] == "ours" else read_nft()))
+    print(json.dumps(read()))

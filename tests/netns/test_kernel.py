@@ -20,7 +20,7 @@ from egressguard.core.ruleset import (
 from egressguard.core.shards import spread
 from egressguard.kernel import Netfilter, nft
 from egressguard.kernel.netlink import Netlink
-from egressguard.kernel.sets import Texts, host_key, read_counts, read_elements
+from egressguard.kernel.sets import StandingTexts, Texts, host_key, read_counts, read_elements
 from lab.namespaces import Namespace
 from lab.network import SOMEBODY4, SOMEBODY6, WEB1, WEB2, World, answers
 
@@ -86,6 +86,25 @@ def test_an_empty_set_is_empty(root: None, name: str) -> None:
 
     with Namespace("kernel") as namespace:
         assert namespace.call(both) == ({}, {})
+
+
+def test_a_changed_inventory_is_read_as_it_is_now(root: None) -> None:
+    many = ", ".join(f"2001:db8:0:{n:x}::" for n in range(0x1000, 0x1400))
+
+    def readings() -> None:
+        nft.apply(RULES + f"add element inet egressguard known6_00 {{ {many} }}\n", "filling")
+        kernel, hosts = Netfilter(), StandingTexts()
+        for change in ("", "delete element inet egressguard known6_00 { 2001:db8:0:1003:: }\n",
+                       "add element inet egressguard known6_00 { 2001:db8:0:2000:: }\n",
+                       "flush set inet egressguard known6_00\n"):
+            nft.apply(change, "changing")
+            fields = COUNTED["known6_00"]
+            expected = plainly(kernel._netlink, "known6_00", fields)
+            assert read_counts(kernel._netlink, "known6_00", fields, hosts) == expected
+        kernel.close()
+
+    with Namespace("kernel") as namespace:
+        namespace.call(readings)
 
 
 def test_every_set_of_the_rules_is_known_to_the_code(filled: Namespace) -> None:
