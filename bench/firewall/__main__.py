@@ -75,9 +75,9 @@ def established(options: argparse.Namespace) -> dict[str, Any]:
 
 def counters(options: argparse.Namespace) -> list[dict[str, float]]:
     """Reading and changing, at each size."""
-    print("\nreading all counters: CPU seconds, and by how many MB it raises the peak memory (before it: ours "
-          "with the\ninterpreter and its libraries, nft's with an empty set); targets: a fifth of the memory, "
-          "one change ≤ 5 ms")
+    print("\nreading all counters: CPU seconds, and by how many MB it raises peak memory (before it: ours "
+          "with the\ninterpreter and its libraries, nft's with an empty set); targets: a fifth of memory, "
+          "a change in 5 ms")
     print(f"{'hosts':>9} {'ours s':>8} {'first s':>8} {'nft s':>8} {'ratio':>6} {'target':>7} "
           f"{'ours MB':>8} {'nft MB':>8} {'ratio':>6} {'before':>12} {'change ms':>10}")
     result = []

@@ -1,7 +1,7 @@
 """Reading all counters beside `nft -j list set`, and changing one element among many.
 
-Each reader is a process of its own, so that its CPU time and its peak memory are its own; what it costs before
-it reads (the interpreter with its libraries; nft that lists an empty set) is taken off, and told beside.
+Each reader is a process of its own, so that its CPU time and its peak memory are its own; what it costs
+before it reads (the interpreter with its libraries; nft that lists an empty set) is taken off, told beside.
 """
 
 import json
