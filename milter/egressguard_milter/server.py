@@ -20,6 +20,7 @@ from egressguard_milter.wire import WireError
 READ_BYTES = 4096  # what an MTA says at once; whoever says more waits for its turn again
 IDLE_S = 7210.0  # libmilter's limit: an MTA that is silent for two hours is gone
 TICK_S = 1.0
+MOST_DUE = 16  # answers that wait for each other
 MOST_ACCEPTED = 64  # connections taken at once, so that the others do not wait
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -40,6 +41,7 @@ class Server:
         self._listeners = listeners
         self._complaints = Repetitions()
         self._paused: list[socket.socket] = []
+        self._due: list[Peer] = []
         self._tick_at_s = 0.0
         self.stopped = ""
         self._watch(signals, self._stop)
@@ -48,14 +50,22 @@ class Server:
 
     def serve(self) -> str:
         """Answers MTAs; returns the name of the signal that ended it."""
-        ready, clock, wait = self._ready, time.monotonic, Waiting(self._poll.poll).wait
+        ready, due, clock = self._ready, self._due, time.monotonic
+        wait = Waiting(self._poll.poll).wait
         while not self.stopped:
             for fd, _ in wait(TICK_S):
                 ready[fd]()
+                if len(due) == MOST_DUE:
+                    self._answer_due()
+            self._answer_due()
             if clock() >= self._tick_at_s:
                 self._tick(clock())
         self._close()
         return self.stopped
+
+    def answer_soon(self, peer: "Peer") -> None:
+        """Its answer is sent with those of others, as each may wake a process that wants our processor."""
+        self._due.append(peer)
 
     def complain(self, reason: str) -> None:
         """Says what an MTA did wrong, each kind once a minute."""
@@ -67,6 +77,11 @@ class Server:
         """A peer is gone."""
         self._poll.unregister(fd)
         del self._ready[fd], self._peers[fd]
+
+    def _answer_due(self) -> None:
+        for peer in self._due:
+            peer.answer()
+        self._due.clear()
 
     def _watch(self, what: socket.socket, ready: Callable[[], None]) -> None:
         what.setblocking(False)
@@ -116,6 +131,7 @@ class Peer:
         self._server, self._connection, self._conversation = server, connection, conversation
         self._receive, self._send, self._hear = connection.recv, connection.send, conversation.hear
         self._tcp = connection.family != socket.AF_UNIX
+        self._answers = b""
         self.heard_s = time.monotonic()
         if self._tcp:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -124,23 +140,37 @@ class Peer:
         """Something was said, or the MTA is gone."""
         try:
             data = self._receive(READ_BYTES)
-            answers = self._hear(data)
-            if answers:
-                # An MTA waits for each answer, so the kernel has room for it.
-                if self._send(answers) != len(answers):
-                    raise WireError("answers that nobody reads")
-                self.heard_s = time.monotonic()
+            self._answers = self._hear(data)
+            if not data or self._conversation.ended:
+                self._tell()
+                self.end()
+            elif self._answers:
+                self._server.answer_soon(self)
             elif self._tcp:
                 # Postfix says nothing more before this is acknowledged (Nagle), and the kernel would wait for
                 # an answer to send the acknowledgement with: 40 ms for each message.
                 self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            if not data or self._conversation.ended:
-                self.end()
         except WireError as error:
             self._server.complain(str(error))
             self.end()
         except OSError:
             self.end()
+
+    def answer(self) -> None:
+        """Sends what is due."""
+        try:
+            self._tell()
+            self.heard_s = time.monotonic()
+        except WireError as error:
+            self._server.complain(str(error))
+            self.end()
+        except OSError:
+            self.end()
+
+    def _tell(self) -> None:
+        # An MTA waits for each answer, so the kernel has room for it.
+        if self._answers and self._send(self._answers) != len(self._answers):
+            raise WireError("answers that nobody reads")
 
     def end(self) -> None:
         """Hangs up, when what was reserved has been given back."""

@@ -147,3 +147,20 @@ def test_an_mta_that_is_silent_for_hours_is_given_up(running: Running, monkeypat
         monkeypatch.setattr(server_module, "IDLE_S", 0.5)
         assert silent.recv(100) == b""
     assert running.limits.sessions == 0
+
+
+def test_what_was_said_before_a_farewell_is_answered_before_it_hangs_up(running: Running) -> None:
+    with session(running) as mta:
+        assert ask(mta, message() + QUIT, 4) == ["c", "c", "c"]
+        assert mta.recv(100) == b""
+    assert running.limits.sessions == 0
+
+
+def test_many_that_speak_at_once_are_all_answered(running: Running) -> None:
+    count = 3 * server_module.MOST_DUE + 1
+    with ExitStack() as stack:
+        mtas = [stack.enter_context(session(running)) for _ in range(count)]
+        for _ in range(20):
+            for mta in mtas:
+                mta.sendall(message())
+            assert [ask(mta, b"", 3) for mta in mtas] == [["c", "c", "c"]] * count
