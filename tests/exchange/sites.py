@@ -24,7 +24,7 @@ from tests.fakes import FakeKernel
 from tests.relay.parts import as_address, parts
 from tests.unit.test_controller import RULES, SETTINGS, WEB
 
-BASE, TIGHT = 40, 4
+BASE, TIGHT = 40, 2
 STEP_S = 0.25
 LIFETIME_S = 6.0  # the product's 30 s, scaled: a document is written anew every third of it
 Connect = Callable[[], Exchange]

@@ -418,3 +418,13 @@ def test_a_handshake_that_ends_late_is_joined_with_the_hosts_next_attempts(
     router.round()
     router.round()
     assert [(found.count, found.verified) for found in seen] == [(1, 0), (1, 1)]
+
+
+def test_an_exchange_that_stood_and_failed_is_tried_anew_in_the_next_round(
+        router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost packets look like that: a second of waiting would be added to them."""
+    assert "exchange" not in router.round()
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "changed", lambda _: (_ for _ in ()).throw(ExchangeError("silent")))
+        assert "silent" in router.round()["exchange"]
+    assert "exchange" not in router.round(0.25)
