@@ -5,7 +5,6 @@ it has applied. Failing to read history or to reach the exchange never stops a r
 the kernel, and the next round tries again.
 """
 
-import json
 import logging
 import os
 from collections import Counter
@@ -15,73 +14,55 @@ from pathlib import Path
 from time import perf_counter
 
 from egressguard.alarm import News
-from egressguard.boot import boot_id, next_epoch
 from egressguard.config import DEFAULT_PATH, Site
 from egressguard.configurations import Configurations
 from egressguard.core import attempts, shared
 from egressguard.core.alerts import Evidence
-from egressguard.core.alerts import Tried as Destination
 from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
-from egressguard.core.connections import ports_of
-from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
-from egressguard.core.errors import DatabaseError, EgressguardError, ExchangeError, ExchangeLateError
-from egressguard.core.exposure import EVERYTHING, MOST_SHOWN, Deviation, Exposure, Program
+from egressguard.core.errors import DatabaseError, EgressguardError
+from egressguard.core.exposure import EVERYTHING, Deviation, Exposure, Program
 from egressguard.core.hosts import Host
 from egressguard.core.inventory import Inventory, inventory_of
-from egressguard.core.leases import Inbox, Mark, marks_from_json, marks_to_json
 from egressguard.core.settings import Settings
-from egressguard.core.verdict import State, Transition
-from egressguard.core.waiting import Lots
+from egressguard.core.verdict import Transition
 from egressguard.counting import Counting
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
+from egressguard.evidence import with_evidence
 from egressguard.exchange import Exchange
+from egressguard.exposures import Exposures, exposure_of
 from egressguard.following import Following
 from egressguard.heartbeat import Pulse
 from egressguard.judgement import Judgement
 from egressguard.kernel import Kernel
 from egressguard.kernel.events import Culprit
 from egressguard.metrics import Figures
+from egressguard.signalling import Signalling
 
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
 SAVE_EVERY_S = 5.0  # at the latest; a change of a verdict is recorded at once
-KEEP_MARKS_EVERY_S = 5.0
-TRIED_EVERY_S = 1.0  # between two bulletins that only tell other routers of further attempts
-RETRY_S = 1.0  # between two tries to reach the exchange
-SHOWN = 5
-UNSAVED_EXPOSURES = SUSPECTS = 100
+SUSPECTS = 100
 
 
 class Controller:
-    """Holds what one round leaves for the next: the last counters, the verdicts, the documents received."""
+    """Holds who holds what one round leaves for the next: counters, verdicts, documents, exposures."""
 
     def __init__(self, enforcement: Enforcement, kernel: Kernel, database: Database,
                  connect: Callable[[], Exchange], database_fault: str = "",
                  config: Path = DEFAULT_PATH) -> None:
         self._enforcement, self._kernel, self._database = enforcement, kernel, database
         self._following = Following(Configurations(database, config), enforcement, database)
-        self._connect = connect
+        self._signalling = Signalling(database, connect)
         self._database_fault = database_fault
-        self._exchange: Exchange | None = None
-        self._origin = Origin(self._settings.router, 0, 0)
-        self._published: tuple[dict[Host, State], float] | None = None
-        self._reports: Inbox[Report] = Inbox()
-        self._bulletins: Inbox[Bulletin] = Inbox()
-        self._tried: dict[Host, Tried] = {}
-        self._told_of = self._tried
-        self._heard, self._told = shared.Heard(), dict[Host, Attempts]()
-        self._kept_marks: tuple[dict[str, Mapping[str, Mark]], float] = {}, float("-inf")
-        self._retry_at_s = float("-inf")
-        self._away = ""
         self._kept_s = self._saved_s = float("-inf")
         self._listed: tuple[Settings, Inventory] | None = None
         self._counting = Counting(kernel, database)
         self._news: list[tuple[Transition, Evidence] | Exposure] = []
         self._suspects: list[Culprit] = []
-        self._rounds, self._exposed = 0, (0, 0.0)
-        self._unsaved_exposures: list[Exposure] = []
+        self._rounds = 0
+        self._exposures = Exposures(database)
         self._judgement = Judgement(database)
         self._judged = self._settings
         self._faults: dict[str, str] = {}
@@ -113,17 +94,13 @@ class Controller:
         self._following.start(now_s)
         if gone and seen_s is not None:
             with self._noting({}, "database"):
-                self._expose(Deviation("the table was gone when the daemon started", EVERYTHING), (),
-                             (seen_s, now_s, now_s))
-        self._exposed = self._database.exposed()
+                self._note(Deviation("the table was gone when the daemon started", EVERYTHING), (),
+                           (seen_s, now_s, now_s))
+        self._exposures.start()
         self._counting.start(self._enforcement.incarnation)
         self._judgement.start(now_s)
         self._judged = self._following.former or self._settings
-        self._origin = Origin(self._settings.router, next_epoch(int(self._database.meta("epoch") or 0)), 0)
-        self._database.set_meta("epoch", str(self._origin.epoch))
-        self._reports, self._bulletins = (Inbox(marks=marks_from_json(json.loads(
-            self._database.meta(f"{kind}_marks") or "null"), boot_id())) for kind in (REPORT, BULLETIN))
-        self._kept_marks = self._marks, now_s
+        self._signalling.start(self._settings.router, now_s)
 
     def reconfigure(self, site: Site, now_s: float) -> None:
         """Goes on with another configuration; what differs is applied as one transaction.
@@ -153,11 +130,14 @@ class Controller:
         with self._noting(faults, "kernel"):
             sample = self._counting.read(now_s, bool(self._judgement.owed))
         self._judge(sample, now_s, faults)
-        self._news += self._with_evidence(self._judgement.news())
+        self._news += with_evidence(self._judgement.news(), self._inventory, self._settings,
+                                    self._counting.destinations, self._kernel)
         with self._noting(faults, "exchange"):
-            self._signal(now_s, faults)
+            self._signalling.step(self._judgement, self._inventory, self._settings, now_s)
+        with self._noting(faults, "database"):
+            self._signalling.keep_marks(now_s)
         self._log_changed_faults(faults)
-        received = {name: lease.received_s for name, lease in self._reports.leases.items()}
+        received = {name: lease.received_s for name, lease in self._signalling.reports.leases.items()}
         return Pulse(os.getpid(), now_s, perf_counter() - began, faults, received)
 
     def news(self) -> News:
@@ -169,35 +149,6 @@ class Controller:
         """The named counters as last read."""
         return self._counting.totals
 
-    def _attempt_macs(self) -> Mapping[Host, frozenset[str]]:
-        """Read only when somebody is to be told of a host; without them an alert says less."""
-        try:
-            return self._kernel.attempt_macs()
-        except EgressguardError as error:
-            log.error("MAC addresses are not known: %s", error)
-            return {}
-
-    def _with_evidence(self, steps: list[Transition]) -> list[tuple[Transition, Evidence]]:
-        """Each step with what is known of its host; destinations are gone through once for all of them."""
-        if not steps:
-            return []
-        inventory, machine_of = self._inventory, self._machine_of
-        tried: dict[Host, list[Destination]] = {step.host: [] for step in steps}
-        counters = self._counting.destinations
-        for pair, count in counters.values.items():
-            found = tried.get(machine_of.get(pair[0], pair[0]))
-            if found is not None:
-                found.append(Destination(pair[1], count, counters.seen_s(pair)))
-        ports, macs = tuple(sorted(ports_of(self._settings))), self._attempt_macs()
-        evidence = []
-        for step in steps:
-            keys = inventory.keys_of(step.host)
-            evidence.append((step, Evidence(
-                inventory.names.get(step.host, ""), keys, ports, tuple(tried[step.host]),
-                tuple(sorted(mac for key in keys for mac in macs.get(key, ()))),
-                self._settings.mode == "enforce")))
-        return evidence
-
     def figures(self, pulse: Pulse, alerts_pending: int = 0) -> Figures:
         """What the metrics tell until the next round; nothing is read for it."""
         self._rounds += 1
@@ -205,7 +156,8 @@ class Controller:
         states = self._judgement.counts()
         enforcing = self._settings.mode == "enforce" and "rules" not in pulse.faults and not orders["open"]
         return Figures(self._settings.mode, enforcing, self.totals(), states, orders, self._rounds,
-                       *self._exposed, alerts_pending, on_trial=self._enforcement.on_trial, pulse=pulse)
+                       *self._exposures.total, alerts_pending, on_trial=self._enforcement.on_trial,
+                       pulse=pulse)
 
     def hosts_remembered(self) -> int:
         """How many hosts this process keeps a verdict on."""
@@ -215,12 +167,12 @@ class Controller:
         """Says good-bye in history. The table stays: a stopped daemon enforces as a running one does."""
         with self._noting({}, "database"):
             lots = self._counting.everything(self._inventory)
-            self._tell(lots)
+            self._signalling.tell(lots)
             self._judgement.weigh_attempts(lots, self._settings.detection, now_s)
             self._judgement.hurry()
             self._save()
             self._database.event(now_s, "stop", "the daemon stopped; the rules stay loaded")
-        self._drop_exchange()
+        self._signalling.close()
         self._counting.close()
 
     def _enforce(self, now_s: float, culprits: Callable[[], Sequence[Culprit]]) -> None:
@@ -239,34 +191,21 @@ class Controller:
         by = tuple(Program(c.program, c.pid) for c in self._kernel.others([*suspects, *culprits()]))
         end_s = now_s + perf_counter() - began
         if wrong.loose:
-            self._expose(wrong, by, (max(self._enforcement.right_until_s, 0.0), now_s, end_s))
+            self._note(wrong, by, (max(self._enforcement.right_until_s, 0.0), now_s, end_s))
         else:
             self._database.event(now_s, "repair", f"{wrong.text}, by {', '.join(map(str, by)) or 'unknown'}; "
                                  "nothing passed that should not")
 
-    def _expose(self, wrong: Deviation, by: tuple[Program, ...],
-                times_s: tuple[float, float, float]) -> None:
-        """Records an exposure (began, noticed, ended) now, or as soon as the database takes it."""
-        cut, now_s = self._enforcement.last_cut, times_s[-1]
-        exposure = Exposure(wrong.text, wrong.loose, by, *times_s, tuple(map(str, cut[:MOST_SHOWN])),
-                            len(cut))
-        count, seconds = self._exposed
-        self._exposed = count + 1, seconds + exposure.end_s - exposure.start_s
-        log.error("exposure %s", exposure.describe())
+    def _note(self, wrong: Deviation, by: tuple[Program, ...], times_s: tuple[float, float, float]) -> None:
+        """An exposure, in the words of `core.exposure`; it may be recorded later."""
+        exposure = exposure_of(wrong, by, times_s, self._enforcement.last_cut)
         self._news.append(exposure)
-        self._unsaved_exposures = [*self._unsaved_exposures, exposure][-UNSAVED_EXPOSURES:]
-        self._save_exposures(now_s)
-
-    def _save_exposures(self, now_s: float) -> None:
-        while self._unsaved_exposures:
-            self._database.expose(self._unsaved_exposures[0], now_s)
-            self._unsaved_exposures = self._unsaved_exposures[1:]
+        self._exposures.note(exposure, times_s[-1])
 
     def _judge(self, sample: Sample | None, now_s: float, faults: dict[str, str]) -> None:
         own = self._tried_now(sample, now_s, faults)
-        lots = self._counting.lots(shared.added(own, self._told), self._inventory, now_s)
-        self._told = {}
-        self._tell([*lots[:-1], (now_s, own)])
+        lots = self._counting.lots(shared.added(own, self._signalling.told()), self._inventory, now_s)
+        self._signalling.tell([*lots[:-1], (now_s, own)])
         if self._settings is not self._judged:
             before, self._judged = self._judged, self._settings
             with self._noting(faults, "database"):
@@ -275,7 +214,7 @@ class Controller:
             self._judgement.forgive(self._inventory, now_s)
         self._judgement.weigh_attempts(lots, self._settings.detection, now_s)
         with self._noting(faults, "database"):
-            self._save_exposures(now_s)
+            self._exposures.save(now_s)
             self._record(now_s)
 
     def _tried_now(self, sample: Sample | None, now_s: float, faults: dict[str, str]
@@ -290,12 +229,6 @@ class Controller:
             counting.proofs.listen(self._settings.sinkhole)
             found.append(counting.proofs.taken(*found))
         return attempts.joined(found, inventory.machine_of)
-
-    def _tell(self, own: Lots) -> None:
-        """Adds what this router has weighed to what it tells the others."""
-        for _, evidence in own:
-            if evidence:
-                self._tried = shared.tried(self._tried, evidence)
 
     def _record(self, now_s: float) -> None:
         """Writes down what is due. Raises DatabaseError."""
@@ -343,84 +276,6 @@ class Controller:
                 self._database.keep_in(Path(self._settings.database))
                 self._following.write_down_again()
                 self._database_fault = ""
-
-    def _signal(self, now_s: float, faults: dict[str, str]) -> None:
-        """Leaves the verdicts in the exchange when they changed, or before they grow old; reads reports.
-
-        An exchange that failed is left alone for a moment: each try may cost a round its deadline.
-        """
-        if self._exchange is None and now_s < self._retry_at_s:
-            raise ExchangeError(self._away)
-        try:
-            if self._exchange is None:
-                self._exchange = self._connect()
-            states = self._judgement.states(self._machine_of)
-            if self._published is None or self._due(states, now_s):
-                self._publish(self._exchange, states, now_s)
-            if self._exchange.changed():
-                self._receive(self._exchange, now_s)
-        except ExchangeLateError:
-            raise
-        except ExchangeError as error:
-            # One that stood may have lost packets only, so it is tried anew at once.
-            self._retry_at_s = now_s + (RETRY_S if self._exchange is None else 0.0)
-            self._away = str(error)
-            self._drop_exchange()
-            raise
-        with self._noting(faults, "database"):
-            self._keep_marks(now_s)
-        if self._exchange.left_out:
-            left_out = sorted(self._exchange.left_out.items())[:SHOWN]
-            raise ExchangeError("; ".join(f"the {kind} of {name!r} {why}, and is left out"
-                                          for (kind, name), why in left_out))
-
-    def _receive(self, exchange: Exchange, now_s: float) -> None:
-        replayed = self._replayed()
-        self._reports = self._reports.receive(exchange.reports(), now_s)
-        self._bulletins = self._bulletins.receive(exchange.bulletins(), now_s)
-        if self._replayed() > replayed:
-            log.warning("replayed documents=%d effect=%r", self._replayed() - replayed, "none")
-        self._judgement.weigh_reports(self._reports.leases, self._inventory, self._settings.detection, now_s)
-        self._heard, told = self._heard.hear(
-            (lease.document for lease in self._bulletins.leases.values()), self._settings.router)
-        self._told = shared.added(self._told, attempts.joined([told], self._machine_of))
-
-    def _replayed(self) -> int:
-        return self._reports.replayed + self._bulletins.replayed
-
-    def _keep_marks(self, now_s: float) -> None:
-        """Writes down now and then which documents were seen, so that after a restart none is new again."""
-        kept, at_s = self._kept_marks
-        if self._marks == kept or now_s - at_s < KEEP_MARKS_EVERY_S:
-            return
-        self._kept_marks = self._marks, now_s
-        for kind, marks in self._marks.items():
-            self._database.set_meta(f"{kind}_marks", json.dumps(marks_to_json(marks, boot_id())))
-
-    @property
-    def _marks(self) -> dict[str, Mapping[str, Mark]]:
-        return {REPORT: self._reports.marks, BULLETIN: self._bulletins.marks}
-
-    def _due(self, states: dict[Host, State], now_s: float) -> bool:
-        """At once for the relays, within a second for the other routers if there are any, and before it grows
-        old: a router that has just come begins with what it finds.
-        """
-        published, at_s = self._published or ({}, float("-inf"))
-        more = (self._tried is not self._told_of and now_s - at_s >= TRIED_EVERY_S
-                and bool(self._heard.routers))
-        return states != published or more or now_s - at_s >= self._settings.signal_lifetime_s / 3
-
-    def _publish(self, exchange: Exchange, states: dict[Host, State], now_s: float) -> None:
-        self._origin = Origin(self._origin.name, self._origin.epoch, self._origin.sequence + 1)
-        causes = self._judgement.causes(self._machine_of)
-        exchange.publish(
-            Bulletin(self._origin, self._settings.signal_lifetime_s, states, causes, self._tried))
-        self._published, self._told_of = (states, now_s), self._tried
-
-    def _drop_exchange(self) -> None:
-        if self._exchange is not None:
-            self._exchange.close()
-        self._exchange = self._published = None
 
     @contextmanager
     def _noting(self, faults: dict[str, str], part: str) -> Iterator[None]:

@@ -104,7 +104,8 @@ def a_round(_: argparse.Namespace) -> list[dict[str, float]]:
         result.append(row)
         print(f"inventory {inventory:>7,}, active {active:>6,}: {row['busy_ms']:.0f} ms of CPU (the judge "
               f"{row['judge_ms']:.1f}; worst {row['worst_ms']:.0f}), {row['busy_ms'] / row['floor_ms']:.1f} "
-              f"× {row['floor_ms']:.1f} ms; a quiet round {row['quiet_ms']:.2f} ms; {row['mb']:.0f} MB",
+              f"× {row['floor_ms']:.1f} ms; a quiet round {row['quiet_ms']:.2f} ms, the "
+              f"first of all {row['first_ms']:.0f} ms; {row['mb']:.0f} MB",
               flush=True)
     return result
 

@@ -47,12 +47,13 @@ class Round:
     worst_ms: float
     quiet_ms: float
     floor_ms: float
+    first_ms: float
     mb: float
 
 
 def measure(inventory: int, active: int, seconds: int) -> Round:
     """Rounds in which `active` hosts of `inventory` made an attempt each, the mean and the worst; and rounds
-    in which none did. The first round meets every destination for the first time and is left out.
+    in which none did. The first round meets every destination for the first time and is told apart.
 
     Each host tries the same destination in every second, as a program does that tries again and again: that
     moves every counter in every round. All comparisons and records that come every few seconds are in it.
@@ -88,7 +89,7 @@ def _rounds(world: World, site: Site, folder: Path, active: int, seconds: int, j
     controller.start(0.0)
     hosts = [str(machine.addresses[0]) for machine in site.settings.host[:active]]
     _attempt(world, hosts)
-    _cpu_s(controller, 0)
+    first_s = _cpu_s(controller, 0)
     judged.clear()
     busy = []
     for n in range(1, seconds + 1):
@@ -102,7 +103,7 @@ def _rounds(world: World, site: Site, folder: Path, active: int, seconds: int, j
     database.close()
     kernel.close()
     cpu_s = (statistics.mean(busy), judge_s, max(busy), statistics.median(rest[-seconds:]),
-             statistics.median(floor))
+             statistics.median(floor), first_s)
     return Round(len(site.settings.host), active, *(1000 * s for s in cpu_s),
                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

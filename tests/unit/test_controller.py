@@ -317,10 +317,10 @@ def test_a_report_that_is_played_back_is_no_news_after_a_restart_either(router: 
     for epoch, sequence in ((2, 6), (1, 99)):
         left(epoch, sequence)
         router.round()
-        assert router.controller._reports.leases == {}
+        assert router.controller._signalling.reports.leases == {}
     left(2, 8)
     router.round()
-    assert router.controller._reports.leases["relay"].document.origin.sequence == 8
+    assert router.controller._signalling.reports.leases["relay"].document.origin.sequence == 8
 
 
 def test_every_start_is_a_newer_epoch_even_when_the_clock_went_back(
@@ -343,7 +343,7 @@ def test_an_exchange_that_is_away_is_not_asked_in_every_round(router: Router) ->
         asked.append(router.now_s)
         return connect()
 
-    router.controller._connect = counted
+    router.controller._signalling._connect = counted
     router.away = True
     for _ in range(20):
         assert "away" in router.round(0.25)["exchange"]

@@ -162,7 +162,7 @@ def test_an_older_report_is_not_weighed_even_where_its_mark_was_not_written_down
     router.stop_and_start()
     router.place.clear()
     router.place.update(old)
-    router.controller._reports = replace(router.controller._reports, marks={})
+    router.controller._signalling.reports = replace(router.controller._signalling.reports, marks={})
     router.round()
     router.report(3, {WEB: 6})
     router.round()
