@@ -41,7 +41,7 @@ def run(config: Path) -> None:
     os.umask(0o007)  # nobody outside our user and group may lock, read or write what we leave
     site = read_site(config)
     settings = site.settings
-    kernel = Netfilter()
+    kernel = Netfilter(claims=True)
     wake = Wake()
     _, last = read_heartbeat(Path(settings.runtime_directory))
     heartbeat = Heartbeat(Path(settings.runtime_directory))

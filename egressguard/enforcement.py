@@ -191,11 +191,11 @@ class Enforcement:
         """
         if self.owned_elsewhere():
             self._await_owner(lambda at_s: not self.changes(at_s), now_s)
-            return
-        changes = self.changes(now_s)
-        self.kernel.apply(changes)
-        self._keep(now_s)
-        self._cut(changes)
+        else:
+            changes = self.changes(now_s)
+            self.kernel.apply(changes)
+            self._keep(now_s)
+            self._cut(changes)
         self._each_beside(lambda other: other.apply(now_s) if other.loaded() else None)
 
     def _cut(self, changes: Changes) -> None:
@@ -362,7 +362,7 @@ class Enforcement:
             wrong = "gone" if ruleset is None else "dormant" if ruleset.dormant else "edited"
             self._load(now_s, f"repair: the table was {wrong}")
             return Deviation(f"the table was {wrong}", EVERYTHING)
-        if rules.flags and not ruleset.owned:
+        if rules.flags and self.kernel.claims and not ruleset.owned:
             self._load(now_s, "the table had no owner")
             return None
         missing = set(rules.interfaces) - ruleset.devices

@@ -147,6 +147,8 @@ class FakeKernel:
     def fallback(self) -> bool:
         return False
 
+    claims = True
+
     def owns(self) -> bool:
         return False
 

@@ -8,6 +8,7 @@ import click
 
 from egressguard.config import read_site
 from egressguard.core.errors import ConfigError
+from egressguard.kernel import owner
 
 GOOD, MISTAKEN = 0, 4
 
@@ -28,4 +29,6 @@ def examine(config: Path, *, as_json: bool) -> int:
     else:
         click.echo(f"{config}: good: mode {settings.mode}, {len(settings.sender)} senders, "
                    f"{len(settings.host)} hosts")
+        if settings.table_owner and (why := owner.why_not()):
+            click.echo(f"table_owner is not possible here, what others change is put right instead: {why}")
     return GOOD

@@ -91,6 +91,8 @@ class Kernel(Protocol):
     def ports(self) -> dict[str, frozenset[str]]:
         """The ports of every bridge."""
 
+    claims: bool  # whether it becomes the owner of its tables where they are to have one
+
     def owns(self) -> bool:
         """Whether this one owns its table, and nobody else can change it."""
 
@@ -112,9 +114,14 @@ OWN_GENERATIONS = 1000  # remembered; far more than come between two looks at th
 
 
 class Netfilter:
-    """The real kernel."""
+    """The real kernel.
 
-    def __init__(self, table: Table = ROUTER, own: deque[int] | None = None) -> None:
+    Only one that `claims` becomes the owner of its tables: the daemon's. A command that did and was stopped
+    at its terminal would keep everybody from them.
+    """
+
+    def __init__(self, table: Table = ROUTER, own: deque[int] | None = None, *, claims: bool = False) -> None:
+        self.claims = claims
         self._table = table
         self._netlink = Netlink(table.family)
         self._others: list[Netfilter] = []
@@ -125,7 +132,7 @@ class Netfilter:
 
     def beside(self, table: Table) -> "Netfilter":
         """The same kernel, with another of our tables in view; changes by either are our own to both."""
-        other = Netfilter(table, self._own)
+        other = Netfilter(table, self._own, claims=self.claims)
         self._others.append(other)
         return other
 
@@ -242,6 +249,7 @@ class Netfilter:
         What the file does not have is removed: other chains, and base chains that hang elsewhere (the
         kernel refuses to move one).
         """
+        rules = self._flagged(rules)
         if have is not None and have.persists and not rules.flags:
             rules = replace(rules, flags=KEPT)
         text = rules.text()
@@ -251,6 +259,7 @@ class Netfilter:
 
     def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
+        rules = self._flagged(rules)
         self._claim(rules)
         self._change(f"{RELIEF}delete table {self._table.family} {TABLE}\n{rules.text()}"
                      f"{transaction(changes, self._table)}",
@@ -264,6 +273,10 @@ class Netfilter:
     def owns(self) -> bool:
         """Whether this one owns its table, and nobody else can change it."""
         return self._owner is not None
+
+    def _flagged(self, rules: RulesFile) -> RulesFile:
+        """A table that can have an owner, and none: the kernel takes it so from whoever is not to own it."""
+        return rules if self.claims or not rules.flags else replace(rules, flags=KEPT)
 
     def _claim(self, rules: RulesFile) -> None:
         """The next change is made as the owner, or, where the rules have none any more, by anybody."""

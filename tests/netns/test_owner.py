@@ -6,10 +6,12 @@ asserts one or the other, so that none passes for want of a version.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,9 @@ from lab.deployment import Deployment
 from lab.namespaces import wait_until
 from lab.network import WEB2
 from tests.netns.test_survival import both_families, flood, kernel_count, nothing_leaks
+from tests.netns.test_trial import asking
+
+ROOT = Path(__file__).parents[2]
 
 HARMS = ("flush ruleset", "delete table inet egressguard", "flush chain inet egressguard egress_forward",
          "add element inet egressguard opened_family { ipv4 timeout 1h, ipv6 timeout 1h }",
@@ -163,3 +168,87 @@ def test_mutant_without_the_flags_a_flush_takes_the_table(owned: Deployment, dae
         nft(owned, "flush ruleset")
         tables = owned.world.router.run(["nft", "list", "tables"]).stdout
     assert ("table inet egressguard" in tables) == possible
+
+
+def test_the_probe_finds_what_the_version_of_nft_makes_possible(site: Deployment, possible: bool) -> None:
+    """Both halves of this file are asserted somewhere: which one is told by the version, not by the probe."""
+    version = site.world.router.run(["nft", "--version"]).stdout.split()[1].lstrip("v")
+    assert (tuple(map(int, version.split("."))) >= (1, 1, 0)) == possible, owner.why_not()
+    site.router_config.write_text(f"table_owner = true\n{site.router_config.read_text()}")
+    assert ("table_owner is not possible here" in site.egressguard("check").stdout) != possible
+
+
+def test_a_command_that_is_stopped_at_its_terminal_owns_nothing(owned: Deployment, daemon: subprocess.Popen[Any],
+                                                                possible: bool) -> None:
+    """Nobody would come at the table, and an unconfirmed trial would never return."""
+    owned.amend('mode = "enforce"', 'mode = "observe"')
+    assert owned.egressguard("apply").returncode == 0
+    daemon.terminate()
+    daemon.wait()
+    owned.amend('mode = "observe"', 'mode = "enforce"')
+    command = asking(owned, "5s")
+    command.process.send_signal(signal.SIGSTOP)
+    assert (flags(owned), observed(owned)) == (["persist"] * possible, False)
+    wait_until(lambda: observed(owned), "the former configuration")
+    assert flags(owned) == ["persist"] * possible
+    command.process.send_signal(signal.SIGCONT)
+    assert command.process.wait(30) == 0
+    os.close(command.terminal)
+
+
+def observed(site: Deployment) -> bool:
+    """What a trial of mode enforce takes away: it comes back by no timeout of the kernel."""
+    return "ipv4" in site.world.router.run(["nft", "list", "set", "inet", "egressguard", "observed_family"]).stdout
+
+
+def test_a_trial_returns_although_its_owner_was_killed(owned: Deployment, daemon: subprocess.Popen[Any]) -> None:
+    owned.amend('mode = "enforce"', 'mode = "observe"')
+    assert owned.egressguard("apply").returncode == 0
+    owned.amend('mode = "observe"', 'mode = "enforce"')
+    assert owned.egressguard("apply", "--confirm", "5s").returncode == 0
+    assert not observed(owned)
+    daemon.kill()
+    daemon.wait()
+    wait_until(lambda: observed(owned), "the former configuration")
+
+
+def load_rules(site: Deployment, *arguments: str) -> str:
+    """What systemd/load-rules says of `arguments`; it has to succeed."""
+    folder = site.folder / "installed"
+    shutil.copytree(ROOT / "rules", folder / "rules", dirs_exist_ok=True)
+    shutil.copy(ROOT / "systemd" / "load-rules", folder)
+    done = site.world.router.run(["env", f"EGRESSGUARD_STATE={site.folder}", f"EGRESSGUARD_CONFIG={site.router_config}",
+                                  str(folder / "load-rules"), *arguments])
+    return done.stderr
+
+
+def test_a_restart_of_nftables_goes_beside_it(owned: Deployment, daemon: subprocess.Popen[Any], possible: bool) -> None:
+    """Owned, the flush leaves it out; without its owner, the last good rules come in the flush's transaction."""
+    ruleset = owned.folder / "nftables.conf"
+    for theirs in ("one", "two"):
+        ruleset.write_text(f"flush ruleset\ntable inet {theirs} {{\n}}\n")
+        with nothing_leaks(owned.world):
+            source = flood(owned.world, 4, full=False)
+            load_rules(owned, "beside", str(ruleset))
+            source.wait()
+        assert nft(owned, f"list table inet {theirs}") == 0
+        assert owned.status()[1]["rules_intact"] is True
+        assert ("owner" in flags(owned)) == (possible and theirs == "one")
+        daemon.terminate()
+        daemon.wait()
+
+
+def test_a_boot_loads_what_an_owner_has_kept_and_an_older_nft_the_rules_alone(
+        owned: Deployment, daemon: subprocess.Popen[Any], possible: bool) -> None:
+    daemon.terminate()
+    daemon.wait()
+    last_good = owned.folder / "last-good.nft"
+    for flag in ("persist", "never-heard-of"):
+        assert nft(owned, "delete table inet egressguard") == 0, "a stopped daemon's table is anybody's"
+        last_good.write_text(last_good.read_text().replace("table inet egressguard {\n", "table inet egressguard {\n"
+                             f"\tflags {flag}\n" if flag != "persist" else "table inet egressguard {\n", 1))
+        said = load_rules(owned)
+        assert ("alone: port 25 is shut" in said) == (flag != "persist"), said
+        assert flags(owned) == ["persist"] * (possible and flag == "persist")
+    owned.start_router()
+    assert ("owner" in flags(owned)) == possible
