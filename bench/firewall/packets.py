@@ -9,9 +9,11 @@ import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from bench.firewall import firewalld
 from bench.firewall.line import Line
 from egressguard.core.plan import diff, transaction
 from egressguard.core.policy import desired, port_bits
@@ -106,6 +108,11 @@ def ipset(line: Line) -> None:
                     "-A FORWARD -p tcp --dport 25 -m set --match-set egress src -j DROP\nCOMMIT\n")
 
 
+@cache
+def _firewalld_rules(line: Line) -> str:
+    return TRACKED + firewalld.ruleset(line.router)
+
+
 CHAIN = "".join(f"-A FORWARD -p tcp --dport 25 -s 192.0.2.{n % 250 + 1} -j DROP\n" for n in range(1000))
 F2B = "".join(f"-A f2b-smtp -s {address} -j DROP\n" for address in BANNED)
 ANSWER_DROP = "add element inet egressguard answer_drop { ipv4, ipv6 }\n"
@@ -121,6 +128,7 @@ BLOCKED = (
     iptables("fail2ban's iptables action, 100 banned",
              f"-A FORWARD -p tcp -m multiport --dports 25 -j f2b-smtp\n{F2B}-A f2b-smtp -j RETURN\n",
              ":f2b-smtp - [0:0]\n"),
+    Ruleset("firewalld, a policy that drops port 25", lambda line: line.load(_firewalld_rules(line))),
     iptables("iptables-nft, 1,000 rules", f"{CHAIN}-A FORWARD -p tcp --dport 25 -j DROP\n"),
 )
 

@@ -3,9 +3,11 @@ counted once under the destination that it was meant for; nobody who may, nobody
 
 import errno
 import json
+import shutil
 import signal
 import smtplib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +15,9 @@ from egressguard.core.ruleset import DESTINATIONS
 from egressguard.kernel.netlink import Netlink
 from egressguard.kernel.sets import read_elements
 from lab.deployment import Deployment
+from lab.firewall import RULES
 from lab.mail import Reply, send
-from lab.namespaces import wait_until
+from lab.namespaces import LabError, wait_until
 from lab.network import MAILSERVER, RELAY, ROUTER_MAC, SOMEBODY4, SOMEBODY6, WEB1, WEB2
 from lab.sink import Sink
 from lab.sniffer import Sniffer
@@ -225,3 +228,45 @@ def test_a_taken_port_is_a_finding_and_nothing_opens(site: Deployment, sink: Sin
     listening(site)
     site.start_router()
     wait_until(lambda: "sinkhole: listening on port 10025" in json.dumps(site.status()[1]["findings"]), "the finding")
+
+
+# Each defence of redirect.nft is taken away once, and the test that stands for it fails.
+
+MUTANTS: dict[str, tuple[str, str, Callable[..., None], tuple[str, ...]]] = {
+    "that counts no attempt of who is led": (
+        "chain lead {\n\t\tjump attempt\n", "chain lead {\n",
+        test_a_web_servers_mail_arrives_at_the_relay_and_is_one_attempt_of_the_true_destination, ("sink", "relayed")),
+    "that leads exceptions": (
+        "\t\tiifname . ip saddr @exception4 return\n", "",
+        test_senders_exceptions_and_mode_observe_are_not_led, ("sink", "relayed")),
+    "that leads what is observed": (
+        "\t\tmeta nfproto @observed_family return\n", "", test_what_is_observed_goes_where_it_wants, ("sink", "relayed")),
+    "that leads the quarantined": (
+        "\t\tip saddr @quarantine4 return\n", "", test_a_quarantined_host_is_refused_and_not_led, ("sink", "relayed")),
+    "that leads hosts beside the relay": (
+        "\t\tiifname @relay_if return\n", "", test_a_host_beside_the_relay_is_refused_instead, ("relayed",)),
+    "that leads every group": (
+        "\t\tth dport . ip saddr @redirect4 goto lead\n", "\t\tmeta nfproto ipv4 goto lead\n",
+        test_only_the_group_that_says_so_is_led, ("relayed",)),
+    "that counts no attempt of who is proved": (
+        "chain sink {\n\t\tjump attempt\n", "chain sink {\n",
+        test_twenty_of_twenty_real_connections_are_verified_and_each_is_one_attempt, ("sink",)),
+    "that lets a forger fill the listener": (
+        "limit rate 20/hour burst 20 packets } goto sink", "} goto sink",
+        test_forged_connections_are_never_verified_and_cannot_fill_the_listener, ("sink",)),
+    "that holds senders up": (
+        "\t\tiifname . ip saddr @allow4 return\n", "", test_senders_and_what_is_observed_are_never_held_up, ("sink",)),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_ruleset_is_noticed(site: Deployment, request: pytest.FixtureRequest, tmp_path: Path, mutant: str) -> None:
+    old, new, check, fixtures = MUTANTS[mutant]
+    folder = tmp_path / "rules"
+    shutil.copytree(RULES.parent, folder)
+    text = (folder / "redirect.nft").read_text("utf-8")
+    assert old in text
+    (folder / "redirect.nft").write_text(text.replace(old, new))
+    site.amend('rules = ""', f'rules = "{folder}"')
+    with pytest.raises((AssertionError, ValueError, LabError)):
+        check(site, *map(request.getfixturevalue, fixtures), 4)
