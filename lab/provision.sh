@@ -42,7 +42,7 @@ network() {
     unit egressguard-lab-network <<UNIT
 [Unit]
 Description=Addresses and routes of the lab's $role
-Before=egressguard.service egressguard-milter.service redis-server.service postfix.service sendmail.service
+Before=egressguard.service egressguard-milter.service redis-server.service postfix.service postfix@-.service sendmail.service
 
 [Service]
 Type=oneshot
