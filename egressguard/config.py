@@ -26,7 +26,7 @@ class Site:
 
 def read_site(path: Path) -> Site:
     """The site that is configured in `path`. Raises ConfigError with every mistake."""
-    return site_of(read_text(path), path)
+    return site_of(read_text(path, "egressguard"), path)
 
 
 def site_of(text: str, path: Path, rules: Path | None = None) -> Site:

@@ -24,9 +24,9 @@ T = TypeVar("T")
 _adapters: dict[type, TypeAdapter[Any]] = {}
 
 
-def read(path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> T:
-    """The value of dataclass `kind` in the file; `check` finds what no single field can tell."""
-    return parse(read_text(path), path, kind, check)
+def read(path: Path, program: str, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> T:
+    """The value of dataclass `kind` in the file of `program`; `check` finds what no single field can tell."""
+    return parse(read_text(path, program), path, kind, check)
 
 
 def parse(toml: str, path: Path, kind: type[T], check: Callable[[T], Iterable[Mistake]]) -> T:
@@ -50,14 +50,15 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
     return _adapters[kind]
 
 
-def read_text(path: Path) -> str:
-    """The file's text. Raises ConfigError."""
+def read_text(path: Path, program: str) -> str:
+    """The text of a configuration of `program`. Raises ConfigError."""
     try:
         return path.read_text("utf-8")
     except OSError as error:
         reason = error.strerror or str(error)
         if isinstance(error, FileNotFoundError):
-            reason += f"; write it ({_help(path)}), or name another one with --config"
+            reason += (f"; write it (`{program} init` does; every key: man {program}.toml), or name another "
+                       "one with --config")
         raise ConfigError(str(path), [Mistake("", f"cannot be read: {reason}")]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [Mistake("", f"is not TOML: {error}")]) from error
@@ -68,12 +69,6 @@ def _load(toml: str, path: Path) -> dict[str, Any]:
         return tomllib.loads(toml)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(str(path), [Mistake("", f"is not TOML: {error}")]) from error
-
-
-def _help(path: Path) -> str:
-    """What helps with a file that is not there."""
-    init = "`egressguard init` does; " if path.name == "egressguard.toml" else ""
-    return f"{init}every key: man {path.name}"
 
 
 HINTS = {

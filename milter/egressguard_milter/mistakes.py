@@ -22,7 +22,7 @@ KEY_LIMITS = ("messages", "recipients", "recipients_per_message")
 
 def read_policy(path: Path) -> Policy:
     """The policy in `path`. Raises ConfigError with every mistake."""
-    return read(path, Policy, mistakes)
+    return read(path, "egressguard-milter", Policy, mistakes)
 
 
 def read_control_path(path: Path) -> Path:

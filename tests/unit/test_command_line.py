@@ -68,12 +68,13 @@ def test_a_typo_gets_a_suggestion(words: list[str], meant: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("file", ["egressguard.toml", "nope.toml"])
 @pytest.mark.parametrize("words", [["egressguard", "status"], ["egressguard-milter", "check-config"]])
-def test_a_missing_configuration_is_named_with_the_page_of_its_keys(words: list[str], tmp_path: Path) -> None:
-    missing = tmp_path / f"{words[0]}.toml"
+def test_a_missing_configuration_is_named_with_the_page_of_its_keys(words: list[str], file: str, tmp_path: Path) -> None:
+    missing = tmp_path / file
     done = run(*words, "--config", missing)
     assert f"{missing}: cannot be read: No such file or directory" in done.stderr
-    assert f"man {words[0]}.toml" in done.stderr
+    assert f"`{words[0]} init` does; every key: man {words[0]}.toml)" in done.stderr
 
 
 @pytest.mark.parametrize("program", ["egressguard", "egressguard-milter"])
