@@ -119,7 +119,8 @@ def hosts(would_block: bool, config: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("host", type=HOST, required=False)
-@click.option("--limit", default=50, show_default=True, help="How many of the newest lines.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True,
+              help="How many of the newest lines.")
 @config_option
 @json_option
 def history(host: str | None, limit: int, config: Path, as_json: bool) -> None:

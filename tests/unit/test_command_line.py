@@ -77,6 +77,13 @@ def test_a_missing_configuration_is_named_with_the_page_of_its_keys(words: list[
     assert f"`{words[0]} init` does; every key: man {words[0]}.toml)" in done.stderr
 
 
+@pytest.mark.parametrize("limit", ["0", "-5", "many"])
+def test_history_of_no_line_is_refused_and_not_taken_for_all_or_for_an_empty_one(limit: str) -> None:
+    done = run("egressguard", "history", "--limit", limit, "--config", EXAMPLE)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "--limit" in done.stderr
+
+
 @pytest.mark.parametrize("program", ["egressguard", "egressguard-milter"])
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_real_shell_accepts_the_completion(program: str, shell: str, tmp_path: Path) -> None:
