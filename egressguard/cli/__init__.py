@@ -198,7 +198,10 @@ def apply(confirm: str | None, config: Path) -> None:
 @click.option("--no", "refused", is_flag=True, help="End the trial now: the former configuration returns.")
 @config_option
 def confirm(refused: bool, config: Path) -> None:
-    """Put the configuration that is on trial (`apply --confirm`) in force for good."""
+    """Keep the configuration that is on trial for good.
+
+    The one of `apply --confirm`.
+    """
     click.echo(trial.refuse(config) if refused else trial.confirm(config))
 
 

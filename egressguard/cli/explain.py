@@ -21,7 +21,9 @@ from egressguard.database import Database
               is_eager=True, help="The configuration file.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def explain(host: str, config: Path, as_json: bool) -> None:
-    """Say why HOST is judged as it is: the verdict in sentences, and what made it, with times and samples.
+    """Say why HOST is judged as it is.
+
+    The verdict in sentences, and what made it, with times and samples.
 
     HOST is an address or a name of the inventory.
     """

@@ -23,7 +23,10 @@ from egressguard.outbox import Outbox, Waiting
 @config_option
 @json_option
 def notify(test: bool, config: Path, as_json: bool) -> None:
-    """Show alerts that wait for their delivery, and why; `--test` tries every configured channel."""
+    """Show alerts that wait for their delivery, and why.
+
+    With `--test`: tries every configured channel.
+    """
     settings = read_site(config).settings
     if test:
         _try(settings)

@@ -28,7 +28,9 @@ PERIOD_S = 0.25
               show_default=True, help="Whose [detection] to use; the defaults when there is no such file.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output, an object for each line.")
 def replay_(trace: Path, config: Path, as_json: bool) -> None:
-    """Print how verdicts would have changed, had the router seen the attempts in TRACE.
+    """Print how TRACE would have been judged.
+
+    How verdicts would have changed, had the router seen the attempts in it.
 
     TRACE is CSV with the columns time (seconds), source, destination, port, outcome (blocked; handshake, with
     a sinkhole; or passed, which is none), in the order of time. Only port 25 counts. Reads no kernel.

@@ -35,7 +35,9 @@ Found = Mapping[Host, list[Proposal]]
               is_eager=True, help="The configuration file.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 def tune(target: float, policy: Path | None, config: Path, as_json: bool) -> None:
-    """Propose limits for each web server, so that in normal conditions its mail is delayed from time to time.
+    """Propose limits for each web server.
+
+    Such that in normal conditions its mail is delayed from time to time.
 
     Learns from what relays have reported in the last thirty days, and says what each proposal would have
     delayed. Changes nothing without --write; the relay reads its policy again by itself or at `reload`.

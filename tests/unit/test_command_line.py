@@ -39,6 +39,13 @@ def test_every_command_and_option_has_help_and_every_command_an_example(name: st
         assert not isinstance(parameter, click.Option) or parameter.help, f"{name} {parameter.opts}"
 
 
+@pytest.mark.parametrize("words", [["egressguard"], ["egressguard", "exchange"], ["egressguard-milter"]])
+def test_every_summary_is_whole_at_80_columns(words: list[str]) -> None:
+    _, _, summaries = run(*words, "--help", COLUMNS="80").stdout.partition("Commands:\n")
+    assert summaries
+    assert [line for line in summaries.splitlines() if line.endswith("...") or len(line) > 80] == []
+
+
 @pytest.mark.parametrize(("group", "examples", "program"), [
     (router, EXAMPLES, "egressguard"), (relay, RELAY_EXAMPLES, "egressguard-milter")])
 def test_examples_are_of_existing_commands(group: click.Group, examples: dict[str, str], program: str) -> None:
