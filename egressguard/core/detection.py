@@ -261,7 +261,9 @@ def _falls_at(score: float, state: State, w: Weights, now_s: float) -> float:
 def _why(memory: Memory, attempts: int, risen: bool, cause: Cause) -> str:
     if not risen:
         return "nothing new for a while, the score decayed"
-    return f"looks like a {cause}: {attempts} attempts, {max(1, destinations_of(memory))} destinations known"
+    # Hosts are read before destinations, so some may be known whose attempts are counted in the next round.
+    known = max(1, min(attempts, destinations_of(memory)))
+    return f"looks like a {cause}: {attempts} attempts, {known} destinations known"
 
 
 def state_of(score: float, before: State, w: Weights) -> State:
