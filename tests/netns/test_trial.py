@@ -23,8 +23,9 @@ from lab.namespaces import LabError, wait_until
 from lab.network import MAILSERVER, SOMEBODY4, SOMEBODY6, WEB1, World
 from lab.sink import Sink
 
-TIME = "5s"
-RETURNED_S = 40.0  # a machine that is busy; the trial itself takes five seconds
+TIME = "10s"
+LONG = "120s"  # for a trial that is ended before its time, however busy the machine
+RETURNED_S = 60.0  # a machine that is busy; the trial itself takes ten seconds
 OPEN, SHUT = 0, errno.ECONNREFUSED
 
 
@@ -97,14 +98,14 @@ def kinds(site: Deployment) -> list[str]:
     return [entry["kind"] for entry in json.loads(say(site, "history", "--json"))]
 
 
-def tried(site: Deployment, *, daemon: bool) -> subprocess.Popen[bytes] | None:
+def tried(site: Deployment, *, daemon: bool, time_: str = TIME) -> subprocess.Popen[bytes] | None:
     """The former configuration in force, the candidate on trial."""
     router = site.start_router() if daemon else None
     if not daemon:
         say(site, "apply")
     assert reached(site) == FORMER
     amend(site)
-    say(site, "apply", "--confirm", TIME)
+    say(site, "apply", "--confirm", time_)
     assert reached(site) == CANDIDATE
     return router
 
@@ -128,7 +129,7 @@ def test_without_a_confirmation_the_former_configuration_returns_and_stays(site:
 
 @with_and_without_daemon
 def test_a_confirmation_keeps_it_beyond_the_kernels_timeouts(site: Deployment, daemon: bool) -> None:
-    tried(site, daemon=daemon)
+    tried(site, daemon=daemon, time_=LONG)
     say(site, "confirm")
     assert reached(site) == CANDIDATE
     time.sleep(1)  # a round of the daemon, which may not put the times back
@@ -175,7 +176,7 @@ def test_mutant_without_kernel_timeouts_what_was_added_stays(
     for pid in supervisors():
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(LabError):
-        wait_until(lambda: reached(site)["web1"] == FORMER["web1"], "the end of what was added", timeout_s=10)
+        wait_until(lambda: reached(site)["web1"] == FORMER["web1"], "the end of what was added", timeout_s=20)
 
 
 def test_a_killed_command_and_a_closed_terminal_do_not_keep_it(site: Deployment) -> None:
@@ -194,7 +195,7 @@ def test_mutant_without_a_supervisor_removals_stay(site: Deployment, supervisors
     for pid in supervisors():
         os.kill(pid, signal.SIGKILL)
     with pytest.raises(LabError):
-        wait_until(lambda: reached(site) == FORMER, "the former configuration", timeout_s=9)
+        wait_until(lambda: reached(site) == FORMER, "the former configuration", timeout_s=18)
 
 
 class asking:  # noqa: N801
@@ -227,7 +228,7 @@ def test_the_answer_at_the_terminal_decides(site: Deployment, answer: str | None
 
 
 def test_two_trials_at_once_are_refused_and_so_is_an_apply_meanwhile(site: Deployment) -> None:
-    tried(site, daemon=True)
+    tried(site, daemon=True, time_=LONG)
     for arguments in (["apply", "--confirm", TIME], ["apply"]):
         assert "on trial" in refused(site, *arguments)
     say(site, "confirm", "--no")
@@ -242,7 +243,7 @@ def test_without_anything_to_return_to_it_is_refused(site: Deployment) -> None:
 def test_an_order_does_not_carry_out_an_unconfirmed_file(site: Deployment) -> None:
     say(site, "apply")
     amend(site)
-    say(site, "apply", "--confirm", TIME)
+    say(site, "apply", "--confirm", LONG)
     say(site, "confirm", "--no")
     say(site, "quarantine", "198.51.100.12", "--for", "10m", "--reason", "a test")
     assert reached(site) == FORMER
