@@ -42,7 +42,7 @@ network() {
     unit egressguard-lab-network <<UNIT
 [Unit]
 Description=Addresses and routes of the lab's $role
-Before=egressguard.service egressguard-milter.service redis-server.service postfix.service postfix@-.service sendmail.service
+Before=egressguard.service egressguard-milter.service redis-server.service valkey-server.service postfix.service postfix@-.service sendmail.service
 
 [Service]
 Type=oneshot
@@ -58,7 +58,7 @@ UNIT
 software() {
     case $role in
         router) ours egressguard ;;
-        relay) ours egressguard-milter; debian redis-server; postfix ;;
+        relay) ours egressguard-milter; debian "$(exchange_server)-server"; postfix ;;
         mailserver | web2) postfix ;;
         web1) debian sendmail-bin sendmail-cf m4 ;;
         outside) postfix ;; # for its smtp-sink
@@ -174,12 +174,19 @@ reaches_exchange() {
     systemctl daemon-reload
 }
 
+# Debian 13 has Valkey, Debian 12 has Redis.
+exchange_server() {
+    # shellcheck source=/dev/null
+    [ "$(. /etc/os-release; echo "${VERSION_ID:-12}")" -ge 13 ] && echo valkey || echo redis
+}
+
 # Where router and relay leave messages for each other: on the relay, reachable by the lab's machines alone.
 exchange_service() {
     address=$(python -m lab.machine exchange)
-    sed -i "s/^bind .*/bind $address/; s/^protected-mode .*/protected-mode no/; s/^save .*/save \"\"/" /etc/redis/redis.conf
-    systemctl enable --quiet redis-server
-    systemctl restart redis-server
+    server=$(exchange_server)
+    sed -i "s/^bind .*/bind $address/; s/^protected-mode .*/protected-mode no/; s/^save .*/save \"\"/" "/etc/$server/$server.conf"
+    systemctl enable --quiet "$server-server"
+    systemctl restart "$server-server"
 }
 
 traffic() {

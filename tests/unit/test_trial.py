@@ -1,5 +1,6 @@
 """Which configuration is in force, and what the kernel ends by itself, as functions of what is written down."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,10 @@ def site(text: str) -> Site:
 
 
 @pytest.fixture
-def configurations(tmp_path: Path) -> Configurations:
-    return Configurations(Database(tmp_path / "d.db", "boot"), tmp_path / "egressguard.toml")
+def configurations(tmp_path: Path) -> Iterator[Configurations]:
+    database = Database(tmp_path / "d.db", "boot")
+    yield Configurations(database, tmp_path / "egressguard.toml")
+    database.close()
 
 
 def test_a_configuration_that_was_refused_is_taken_over_by_no_start(configurations: Configurations, monkeypatch: pytest.MonkeyPatch) -> None:
