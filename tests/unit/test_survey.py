@@ -1,15 +1,20 @@
 """What `egressguard init` makes of a machine: who is inside, who may send, and why."""
 
+import re
+import subprocess
 import tomllib
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from egressguard.config import read_site
 from egressguard.core.errors import EgressguardError
 from egressguard.core.surroundings import Link
 from egressguard.core.survey import Candidate, Flow, Survey, candidates, configuration, named, places
 
+ROOT = Path(__file__).parents[2]
 OUTSIDE = ip_address("203.0.113.130")
 RELAY, RELAY6 = ip_address("192.0.2.10"), ip_address("2001:db8:0:a::2")
 WEB = ip_address("198.51.100.11")
@@ -119,3 +124,17 @@ def test_a_sender_that_cannot_be_read_is_refused_with_what_would_be_right(text: 
 
 def test_a_named_sender_has_all_its_addresses() -> None:
     assert named("relay=192.0.2.10, 2001:db8:0:a::2").addresses == (RELAY, RELAY6)
+
+
+@pytest.mark.parametrize("manual", ["docs/rollout.md", "docs/emergency.md"])
+def test_what_the_manual_says_of_the_mode_works_on_a_file_that_init_has_written(manual: str, tmp_path: Path) -> None:
+    orders = re.findall(r"^sed -i '(.*)' /etc/egressguard/egressguard.toml$", (ROOT / manual).read_text(), re.MULTILINE)
+    wanted = [re.findall("observe|enforce", order)[-1] for order in orders]
+    assert wanted
+    file = tmp_path / "egressguard.toml"
+    file.write_text(configuration("router", places(Survey(LINKS)), [Candidate("relay", (RELAY,), True, "named")], []))
+    for order, mode in zip(orders, wanted, strict=True):
+        for before in ("enforce", "observe"):
+            subprocess.run(["sed", "-i", f's/^mode = .*/mode = "{before}"/', file], check=True)
+            subprocess.run(["sed", "-i", order, file], check=True)
+            assert read_site(file).settings.mode == mode
