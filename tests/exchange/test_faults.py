@@ -88,6 +88,13 @@ def test_a_short_fault_costs_nothing_and_all_agree_again_within_a_lifetime(
                      "≤ 30 s, one lifetime", f"2 routers, 2 relays, the real server; lifetime scaled to {LIFETIME_S:.0f} s")
 
 
+def test_another_type_at_our_keys_silences_nobody(everybody: Everybody, server: Server, proxy: Interference) -> None:
+    """The verdict in force would hide that for one lifetime, so it is looked at after that."""
+    wrong_type(server, proxy)
+    everybody.run(LIFETIME_S + 1)
+    assert {relay.limit(everybody.now_s) for relay in everybody.relays} == {TIGHT}, "by what was left since"
+
+
 @pytest.mark.parametrize("fault", SILENCING)
 def test_a_long_fault_means_base_limits_and_all_agree_again_within_a_lifetime(
         everybody: Everybody, server: Server, proxy: Interference, fault: Callable[..., Callable[[], object]]) -> None:
