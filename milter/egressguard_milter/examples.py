@@ -19,7 +19,7 @@ EXAMPLES = {
     "import": "egressguard-milter import --format access /etc/mail/access",
     "init": """
         egressguard-milter init
-        egressguard-milter init --yes --network 198.51.100.0/24 --mta postfix --config /etc/egressguard/new.toml
+        egressguard-milter init --yes --network 198.51.100.0/24 --config /etc/egressguard/new.toml
     """,
     "reload": "egressguard-milter reload",
     "run": "egressguard-milter run --config /etc/egressguard/egressguard-milter.toml",
