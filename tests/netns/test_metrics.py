@@ -85,6 +85,16 @@ def check_expressions(exported: set[str]) -> None:
 def test_the_alert_rules_are_correct_and_fire_when_they_should() -> None:
     promtool("check", "rules", "alerts.yml")
     promtool("test", "rules", "alerts_test.yml")
+    rules, tests = ((FOLDER / name).read_text() for name in ("alerts.yml", "alerts_test.yml"))
+    assert untested(rules, tests) == set()
+    assert untested(rules.replace("EgressguardFault", "EgressguardNew"), tests) == {"EgressguardNew"}
+    assert untested(rules, tests.replace("alertname: EgressguardFault\n        exp_alerts: []", "")) == {"EgressguardFault"}
+
+
+def untested(rules: str, tests: str) -> set[str]:
+    """The rules of which no test says when they fire, or none when they do not."""
+    silent, firing = (set(re.findall(rf"alertname: (\w+)\n +exp_alerts:{end}\n", tests)) for end in (r" \[\]", ""))
+    return set(re.findall(r"- alert: (\w+)", rules)) - (silent & firing)
 
 
 def test_callers_that_hang_cost_no_round_and_are_hung_up_on(site: Deployment) -> None:
