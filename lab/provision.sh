@@ -65,11 +65,12 @@ software() {
     esac
 }
 
-# The Debian package when `script/package` has built one, otherwise this checkout.
+# The Debian package when `script/package` has built one for this Debian, otherwise this checkout.
 ours() {
-    for package in dist/"$1"_*.deb; do
-        if [ -e "$package" ]; then debian "$PWD/$package"; else script/bootstrap runtime; fi
-    done
+    # shellcheck source=/dev/null
+    release=$(. /etc/os-release; echo "${VERSION_ID:-none}")
+    package=$(find dist -maxdepth 1 -name "$1_*~deb${release}_$(dpkg --print-architecture).deb" 2>/dev/null | sort -V | tail -n 1)
+    if [ -n "$package" ]; then debian "$PWD/$package"; else script/bootstrap runtime; fi
 }
 
 postfix() {
@@ -163,6 +164,7 @@ linked() {
 router_units() {
     install -D -m 644 systemd/egressguard.tmpfiles /usr/lib/tmpfiles.d/egressguard.conf
     systemd-tmpfiles --create egressguard.conf
+    install -D -m 644 systemd/nftables.conf /usr/lib/systemd/system/nftables.service.d/egressguard.conf
     unit egressguard-rules <systemd/egressguard-rules.service
     unit egressguard-fallback <systemd/egressguard-fallback.service
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab.installed import Installed
+from lab.installed import ROOT, Installed
 from lab.namespaces import Namespace, wait_until
 from lab.topology import INSIDE, MAILSERVER, OUTSIDE, RELAY, ROUTER_MAC, WEB2
 
@@ -68,6 +68,8 @@ def test_provisioned_machines_tell_the_story(machines: Machines) -> None:
     routes = machines.shell("router", "ip -br address; ip route; ip -6 route")
     assert all(name in routes for name in ROUTER_MAC)
     again = machines.provision("router", "network")
+    drop_in = "/usr/lib/systemd/system/nftables.service.d/egressguard.conf"
+    assert machines.shell("router", f"cat {drop_in}") == (ROOT / "systemd/nftables.conf").read_text(), "as the package has it"
     assert "network" in again, "a second time changes nothing and fails at nothing"
     assert machines.shell("router", "ip -br address; ip route; ip -6 route") == routes
 

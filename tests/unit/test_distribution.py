@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,3 +62,28 @@ def test_the_sdist_brings_what_a_package_is_built_from(two: list[dict[str, Path]
     with tarfile.open(two[0][".gz"]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {"systemd/load-rules", "debian/build.py", "script/package", "requirements/runtime.txt"} <= names
+
+
+@pytest.mark.parametrize(("built", "chosen"), [
+    (["egressguard_0.1.0-1~deb11_{arch}.deb", "egressguard_0.1.0-1~deb{here}_{arch}.deb", "egressguard_0.1.0-1~deb99_{arch}.deb"],
+     "egressguard_0.1.0-1~deb{here}_{arch}.deb"),
+    (["egressguard_0.9.0-1~deb{here}_{arch}.deb", "egressguard_0.10.0-1~deb{here}_{arch}.deb"],
+     "egressguard_0.10.0-1~deb{here}_{arch}.deb"),
+    (["egressguard_0.1.0-1~deb99_{arch}.deb", "egressguard_0.1.0-1~deb{here}_other.deb",
+      "egressguard-milter_0.1.0-1~deb{here}_{arch}.deb"], ""),
+    ([], ""),
+])
+def test_a_labs_machine_takes_the_package_of_its_own_debian(tmp_path: Path, built: list[str], chosen: str) -> None:
+    here, arch = (subprocess.run(["sh", "-c", command], text=True, capture_output=True, check=True).stdout.strip()
+                  for command in (". /etc/os-release; echo $VERSION_ID", "dpkg --print-architecture"))
+    for name in ["egressguard.txt", *(each.format(here=here, arch=arch) for each in built)]:
+        (tmp_path / "dist").mkdir(exist_ok=True)
+        (tmp_path / "dist" / name).touch()
+    (tmp_path / "script").mkdir()
+    (tmp_path / "script" / "bootstrap").write_text("#!/bin/sh\necho checkout\n")
+    (tmp_path / "script" / "bootstrap").chmod(0o755)
+    found = re.search(r"^ours\(\) \{\n.*?^\}\n", (ROOT / "lab/provision.sh").read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None
+    done = subprocess.run(["sh", "-euc", f'debian() {{ echo "${{1##*/}}"; }}\n{found[0]}\nours egressguard'], cwd=tmp_path,
+                          text=True, capture_output=True, check=True)
+    assert done.stdout.strip() == (chosen.format(here=here, arch=arch) or "checkout")
