@@ -1,10 +1,11 @@
 """Reads the router's configuration file, and what it names outside: the rules, and users."""
 
 import pwd
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from egressguard.core.errors import ConfigError, Mistake
+from egressguard.core.errors import Mistake
 from egressguard.core.settings import Settings, mistakes
 from egressguard.toml_file import parse, read_text
 
@@ -31,10 +32,11 @@ def read_site(path: Path) -> Site:
 
 def site_of(text: str, path: Path, rules: Path | None = None) -> Site:
     """The site that `text`, once read from `path`, configures; with the rules in another folder, if given."""
-    settings = parse(text, path, Settings, mistakes)
+    settings = parse(text, path, Settings, _mistakes)
     if rules is not None:
         settings = replace(settings, rules=str(rules))
-    return Site(settings, _rules(settings), _uids(path, settings), text)
+    uids = tuple(pwd.getpwnam(name).pw_uid for name in settings.own.users)
+    return Site(settings, _rules(settings), uids, text)
 
 
 def _rules(settings: Settings) -> Path:
@@ -44,13 +46,11 @@ def _rules(settings: Settings) -> Path:
     return next((f / RULES_FILE for f in folders if (f / RULES_FILE).exists()), folders[0] / RULES_FILE)
 
 
-def _uids(path: Path, settings: Settings) -> tuple[int, ...]:
-    uids, unknown = [], []
+def _mistakes(settings: Settings) -> Iterator[Mistake]:
+    """Those that the file alone shows, and those that this machine shows."""
+    yield from mistakes(settings)
     for name in settings.own.users:
         try:
-            uids.append(pwd.getpwnam(name).pw_uid)
-        except KeyError:
-            unknown.append(Mistake("own.users", f"{name!r} is no user of this machine (`getent passwd`)"))
-    if unknown:
-        raise ConfigError(str(path), unknown)
-    return tuple(uids)
+            pwd.getpwnam(name)
+        except (KeyError, ValueError):
+            yield Mistake("own.users", f"{name!r} is no user of this machine (`getent passwd`)")

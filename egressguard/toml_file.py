@@ -9,9 +9,7 @@ import dataclasses
 import difflib
 import json
 import tomllib
-import types
-import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from egressguard.core.errors import ConfigError, Mistake
+from egressguard.toml_remains import Place, in_order, independent, kind_at, remains
 
 T = TypeVar("T")
 _adapters: dict[type, TypeAdapter[Any]] = {}
@@ -33,14 +32,31 @@ def parse(toml: str, path: Path, kind: type[T], check: Callable[[T], Iterable[Mi
     """The same for the text that was read from `path`."""
     text = json.dumps(_load(toml, path), default=str)
     try:
-        value: T = _adapter(kind).validate_json(text, strict=True, extra="forbid")
+        value = _value(kind, text)
     except ValidationError as error:
-        causes = dict.fromkeys(_mistake(kind, e) for e in error.errors() if not _other_family(e))
-        raise ConfigError(str(path), list(causes)) from None
+        raise ConfigError(str(path), _all_mistakes(kind, json.loads(text), error, check)) from None
     found = list(check(value))
     if found:
-        raise ConfigError(str(path), found)
+        raise ConfigError(str(path), in_order(found, json.loads(text)))
     return value
+
+
+def _value(kind: type[T], text: str) -> T:
+    value: T = _adapter(kind).validate_json(text, strict=True, extra="forbid")
+    return value
+
+
+def _all_mistakes(kind: type[T], data: Any, error: ValidationError, check: Callable[[T], Iterable[Mistake]]
+                  ) -> list[Mistake]:
+    """Those of `error`, and what `check` finds in the rest of the file."""
+    errors = [e for e in error.errors() if not _other_family(e)]
+    meant = {place for e in errors if _is_unknown(e) for place in _meant(kind, data, _place(e))}
+    broken = {*map(_place, errors)}
+    found = [_mistake(kind, e) for e in errors if _is_unknown(e) or _place(e) not in meant]
+    if () not in broken:
+        rest = _value(kind, json.dumps(remains(data, kind, broken)))
+        found += independent(check(rest), broken | meant)
+    return in_order(found, data)
 
 
 def _adapter(kind: type) -> TypeAdapter[Any]:
@@ -77,10 +93,18 @@ HINTS = {
 }
 
 
+def _place(error: ErrorDetails) -> Place:
+    return tuple(part for part in error["loc"] if not _is_union_member(part))
+
+
+def _is_unknown(error: ErrorDetails) -> bool:
+    return error["type"] in ("unexpected_keyword_argument", "extra_forbidden")
+
+
 def _mistake(kind: type, error: ErrorDetails) -> Mistake:
-    location = [part for part in error["loc"] if not _is_union_member(part)]
+    location = _place(error)
     key = ".".join(str(part) for part in location)
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if _is_unknown(error):
         return Mistake(key, _unknown_key(kind, location))
     if error["type"] in ("missing", "missing_argument"):
         return Mistake(key, "is missing")
@@ -101,20 +125,29 @@ def _other_family(error: ErrorDetails) -> bool:
     return ("ip_v6" in tried) if ":" not in str(error["input"]) else ("ip_v4" in tried)
 
 
-def _unknown_key(kind: type, location: list[Any]) -> str:
-    known = _fields_at(kind, location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known keys here: {', '.join(known)}"
-    return f"unknown key; {hint}"
+def _unknown_key(kind: type, place: Place) -> str:
+    close = _close(kind, place)
+    return f"unknown key; did you mean {close!r}?" if close else (
+        f"unknown key; known keys here: {', '.join(_known(kind, place))}")
 
 
-def _fields_at(kind: Any, location: list[Any]) -> list[str]:
-    """The keys that dataclass `kind` has at `location`."""
-    for part in location:
-        if dataclasses.is_dataclass(kind) and isinstance(part, str):
-            kind = typing.get_type_hints(kind).get(part)
-        else:
-            kind = typing.get_args(kind)[-1 if typing.get_origin(kind) is dict else 0]
-        if isinstance(kind, types.UnionType):
-            kind = typing.get_args(kind)[0]
-    return [f.name for f in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+def _meant(kind: type, data: Any, place: Place) -> Iterator[Place]:
+    """What the unknown key at `place` seems to be: one that is not there, or a further table of a list."""
+    for word in place[:-1]:
+        data = data[word]
+    close = _close(kind, place)
+    if close and close not in data:
+        yield *place[:-1], close
+    elif close and isinstance(data[close], list) and dataclasses.is_dataclass(
+            kind_at(kind, (*place[:-1], close, 0))):
+        yield *place[:-1], close, len(data[close])
+
+
+def _close(kind: type, place: Place) -> str:
+    return next(iter(difflib.get_close_matches(str(place[-1]), _known(kind, place), n=1)), "")
+
+
+def _known(kind: type, place: Place) -> list[str]:
+    """The keys that may stand beside the one at `place`."""
+    table = kind_at(kind, place[:-1])
+    return [field.name for field in dataclasses.fields(table)] if dataclasses.is_dataclass(table) else []

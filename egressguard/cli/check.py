@@ -1,7 +1,6 @@
 """`egressguard check`: whether the configuration can be used."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -21,7 +20,7 @@ def examine(config: Path, *, as_json: bool) -> int:
         if not as_json:
             raise
         click.echo(json.dumps({"file": str(config), "good": False,
-                               "mistakes": [asdict(mistake) for mistake in error.mistakes]}, indent=1))
+                               "mistakes": [mistake.shown() for mistake in error.mistakes]}, indent=1))
         return MISTAKEN
     if as_json:
         click.echo(json.dumps({"file": str(config), "good": True, "mistakes": [], "mode": settings.mode,

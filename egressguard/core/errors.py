@@ -10,10 +10,18 @@ class EgressguardError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One mistake in a configuration: the key where it stands, and what would be right."""
+    """One mistake in a configuration: the key where it stands, and what would be right.
+
+    It would not be one if something else stood at one of `needs` (`*`: any word of a key).
+    """
 
     key: str
     text: str
+    needs: tuple[str, ...] = ()
+
+    def shown(self) -> dict[str, str]:
+        """As `--json` shows it."""
+        return {"key": self.key, "text": self.text}
 
 
 class ConfigError(EgressguardError):

@@ -59,13 +59,13 @@ def sqlite_path(url: str) -> str | None:
 
 def url_mistakes(url: str, key: str) -> Iterator[Mistake]:
     """The mistakes in the configuration keys `exchange` and `exchange_key`."""
+    if key and not is_file(key):
+        yield Mistake("exchange_key", f"{key[:80]!r}: write an absolute path, or {CREDENTIAL}NAME")
     try:
         place = parse(url)
     except ValueError as error:
         yield Mistake("exchange", str(error))
         return
-    if key and not is_file(key):
-        yield Mistake("exchange_key", f"{key[:80]!r}: write an absolute path, or {CREDENTIAL}NAME")
     if isinstance(place, ServerPlace) and not key:
         yield Mistake("exchange_key", "is missing: what comes over a network must be signed; make a key with "
                       "`egressguard exchange-setup --new-key`")

@@ -43,7 +43,8 @@ def notify_mistakes(notify: Notify) -> Iterator[Mistake]:
     if notify.webhook:
         yield from _webhook_mistakes(notify.webhook)
     if notify.command and not notify.command[0].startswith("/"):
-        yield Mistake("notify.command", f"{notify.command[0][:80]!r}: begin with the program's absolute path")
+        yield Mistake("notify.command", f"{notify.command[0][:80]!r}: begin with the program's absolute path",
+                      needs=("notify.command",))
     if any("\0" in part for part in notify.command):
         yield Mistake("notify.command", "has a NUL character")
     if not 60 <= notify.repeat_s <= 7 * 86400:

@@ -65,10 +65,12 @@ def bridge_mistakes(bridges: tuple[Bridge, ...]) -> Iterator[Mistake]:
         names = tuple(port.removesuffix(ANY) or ANY for port in bridge.ports)
         yield from interface_mistakes(f"bridge.{i}.ports", names)
         if not bridge.networks:
-            yield Mistake(f"bridge.{i}.networks", "is empty: name the networks of its machines")
+            yield Mistake(f"bridge.{i}.networks", "is empty: name the networks of its machines",
+                          needs=(f"bridge.{i}.networks",))
         for j, other in enumerate(bridges[:i]):
             if bridge.name == other.name and set(bridge.ports) & set(other.ports):
-                yield Mistake(f"bridge.{i}.ports", f"are those of bridge.{j} too: name each port once")
+                yield Mistake(f"bridge.{i}.ports", f"are those of bridge.{j} too: name each port once",
+                              needs=(f"bridge.{i}.name", f"bridge.{j}.name"))
 
 
 def last_line_mistakes(last_line: LastLine, inside: frozenset[str], mark: int) -> Iterator[Mistake]:
@@ -88,13 +90,14 @@ def redirect_mistakes(redirect: Redirect, senders: frozenset[Address], wanted_by
     """What is wrong with the relay; `wanted_by` are the keys that ask for it."""
     for key in wanted_by:
         if not redirect.relays:
-            yield Mistake(key, "is \"redirect\", and redirect.relays names no relay to lead to")
+            yield Mistake(key, "is \"redirect\", and redirect.relays names no relay to lead to",
+                          needs=("redirect.relays",))
     if len({relay.version for relay in redirect.relays}) < len(redirect.relays):
         yield Mistake("redirect.relays", "names two addresses of one family: choose one")
     for relay in redirect.relays:
         if relay not in senders:
             yield Mistake("redirect.relays", f"{relay} is no [[sender]]'s address: what the relay sends "
-                                             "itself would be led back to it")
+                                             "itself would be led back to it", needs=("sender.*.addresses",))
 
 
 def sinkhole_mistakes(sinkhole: Sinkhole) -> Iterator[Mistake]:
@@ -115,7 +118,7 @@ def cgroup_mistakes(names: tuple[str, ...]) -> Iterator[Mistake]:
 def interface_mistakes(key: str, names: tuple[str, ...]) -> Iterator[Mistake]:
     """Whatever is no interface name must not reach nft."""
     if not names:
-        yield Mistake(key, 'is empty: name at least one interface, for example ["eth1"]')
+        yield Mistake(key, 'is empty: name at least one interface, for example ["eth1"]', needs=(key,))
     for name in names:
         plain = name.isascii() and all(c.isalnum() or c in "._-" for c in name)
         if not (plain and 0 < len(name) <= INTERFACE_NAME_LENGTH and name not in (".", "..")):

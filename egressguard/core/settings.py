@@ -205,7 +205,7 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     """Everything wrong with `settings` that no single field can tell."""
     if not settings.inside and not settings.bridge:
         yield Mistake("inside", "is missing: name the interfaces and networks that hosts live behind, or a "
-                                "[[bridge]]")
+                                "[[bridge]]", needs=("bridge",))
     yield from bridge_mistakes(settings.bridge)
     yield from redirect_mistakes(
         settings.redirect, frozenset(a for sender in settings.sender for a in sender.addresses),
@@ -260,14 +260,18 @@ def _machine_mistakes(key: str, machine: Machine, settings: Settings) -> Iterato
     if not machine.name.strip() or not machine.name.isprintable():
         yield Mistake(f"{key}.name", f"{machine.name!r} is no name: use printable characters")
     if not machine.addresses:
-        yield Mistake(f"{key}.addresses", f"is empty: give the addresses of {machine.name!r}")
+        yield Mistake(f"{key}.addresses", f"is empty: give the addresses of {machine.name!r}",
+                      needs=(f"{key}.addresses",))
+    if not settings.inside and not settings.bridge:
+        return  # which is the mistake
     placed = [place.networks for place in settings.inside] + [bridge.networks for bridge in settings.bridge]
     networks = ", ".join(str(n) for found in placed for n in found) or "none"
     for address in machine.addresses:
-        if not (settings.interfaces_of(address) or settings.bridges_of(address)):
+        if not any(address in network for found in placed for network in found):
             yield Mistake(f"{key}.addresses",
                           f"{address} lies behind no inside interface (inside networks: {networks});"
-                          " give an address inside one of them, or add its network to an [[inside]]")
+                          " give an address inside one of them, or add its network to an [[inside]]",
+                          needs=("inside.*.networks", "bridge.*.networks"))
 
 
 def _double_use(settings: Settings) -> Iterator[Mistake]:
@@ -285,7 +289,8 @@ def _sender_mistakes(settings: Settings) -> Iterator[Mistake]:
         for port in sender.ports:
             yield from interface_mistakes(f"sender.{i}.ports", (port,))
             if not any(bridge.machine_ports(frozenset({port})) for bridge in settings.bridge):
-                yield Mistake(f"sender.{i}.ports", f"{port} is no machine's port of any [[bridge]]")
+                yield Mistake(f"sender.{i}.ports", f"{port} is no machine's port of any [[bridge]]",
+                              needs=("bridge.*.ports",))
         if sender.mac is not None and not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", sender.mac):
             yield Mistake(f"sender.{i}.mac", f"{sender.mac!r} is no MAC address; write it as `ip neighbour` "
                           "shows it, such as 00:00:5e:00:53:0a")
@@ -301,14 +306,16 @@ def _group_mistakes(settings: Settings) -> Iterator[Mistake]:
                               "a host belongs to one group")
     for i, group in enumerate(settings.group):
         if not group.networks:
-            yield Mistake(f"group.{i}.networks", "is empty: name the networks of its hosts")
+            yield Mistake(f"group.{i}.networks", "is empty: name the networks of its hosts",
+                          needs=(f"group.{i}.networks",))
         for port in sorted({*group.also_block} & {*group.also_count}):
             yield Mistake(f"group.{i}.also_count", f"{port} stands in also_block too: choose one")
 
 
 def _port_mistakes(settings: Settings) -> Iterator[Mistake]:
     if SMTP_PORT not in settings.ports:
-        yield Mistake("ports", f"lacks {SMTP_PORT}: to block nothing, use mode = \"observe\"")
+        yield Mistake("ports", f"lacks {SMTP_PORT}: to block nothing, use mode = \"observe\"",
+                      needs=("ports",))
     named = [("ports", settings.ports), *(
         (f"group.{i}.{key}", ports) for i, group in enumerate(settings.group)
         for key, ports in (("also_block", group.also_block), ("also_count", group.also_count)))]
@@ -325,7 +332,8 @@ def _canary_mistakes(settings: Settings) -> Iterator[Mistake]:
     for key in ("addresses", "destinations"):
         found: tuple[Address, ...] = getattr(settings.canary, key)
         if sorted(address.version for address in found) not in ([4], [6], [4, 6]):
-            yield Mistake(f"canary.{key}", "needs one address, or one of each family")
+            yield Mistake(f"canary.{key}", "needs one address, or one of each family",
+                          needs=(f"canary.{key}",))
         for address in found:
             taken = [n for inside in settings.inside for n in inside.networks
                      if n.version == address.version and ip_network(host_of(address)).overlaps(n)]
@@ -358,10 +366,13 @@ def _number_mistakes(settings: Settings) -> Iterator[Mistake]:
 def _order_mistakes(detection: Detection) -> Iterator[Mistake]:
     if detection.false_alarm > detection.suspect_false_alarm:
         yield Mistake("detection.false_alarm",
-                      "is above suspect_false_alarm: `compromised` needs more evidence than `suspect`")
+                      "is above suspect_false_alarm: `compromised` needs more evidence than `suspect`",
+                      needs=("detection.suspect_false_alarm",))
     if detection.hold_false_alarm > detection.false_alarm:
         yield Mistake("detection.hold_false_alarm",
-                      "is above false_alarm: proposing to hold a host needs more evidence than `compromised`")
+                      "is above false_alarm: proposing to hold a host needs more evidence than `compromised`",
+                      needs=("detection.false_alarm",))
     if detection.new_destination_if_spambot <= detection.new_destination_if_benign:
         yield Mistake("detection.new_destination_if_spambot", "is not above "
-                      "new_destination_if_benign: new destinations must speak for a spambot")
+                      "new_destination_if_benign: new destinations must speak for a spambot",
+                      needs=("detection.new_destination_if_benign",))

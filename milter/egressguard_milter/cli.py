@@ -3,7 +3,6 @@
 import json
 import logging
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def check_config(path: Path, as_json: bool) -> None:
     except ConfigError as error:
         if not as_json:
             _fail(error, 1)
-        mistakes = [asdict(mistake) for mistake in error.mistakes]
+        mistakes = [mistake.shown() for mistake in error.mistakes]
     answer = {"file": str(path), "good": not mistakes, "mistakes": mistakes}
     _show(answer, as_json, lambda _: f"{path}: correct")
     sys.exit(1 if mistakes else 0)

@@ -133,7 +133,7 @@ def _client_mistakes(policy: Policy) -> Iterator[Mistake]:
     for number, rule in enumerate(policy.client):
         key = f"client.{number}.match"
         if not rule.match:
-            yield Mistake(key, "is missing: name addresses, networks or host names")
+            yield Mistake(key, "is missing: name addresses, networks or host names", needs=(key,))
         for text in rule.match:
             try:
                 matched = parse_match(text)
@@ -145,7 +145,8 @@ def _client_mistakes(policy: Policy) -> Iterator[Mistake]:
             seen.setdefault(matched, key)
         if rule.group and rule.group not in policy.groups:
             yield Mistake(f"client.{number}.group", f"{rule.group[:80]!r} is not defined: "
-                                                    f"write [groups.{rule.group[:80]}]")
+                                                    f"write [groups.{rule.group[:80]}]",
+                          needs=(f"groups.{rule.group}",))
 
 
 def _key_mistakes(kind: str, policy: Policy) -> Iterator[Mistake]:
@@ -158,7 +159,7 @@ def _key_mistakes(kind: str, policy: Policy) -> Iterator[Mistake]:
         yield from _rates_mistakes(key, rule, KEY_LIMITS)
         yield from _unlimited_mistakes(key, rule.unlimited, KEY_LIMITS)
         if not rule.match:
-            yield Mistake(f"{key}.match", "is missing")
+            yield Mistake(f"{key}.match", "is missing", needs=(f"{key}.match",))
         for text in rule.match:
             try:
                 matched = parse_sender(text) if kind == "sender" else text
@@ -173,16 +174,23 @@ def _key_mistakes(kind: str, policy: Policy) -> Iterator[Mistake]:
 def _tier_mistakes(tiers: Tiers) -> Iterator[Mistake]:
     for name, rule in (("suspect", tiers.suspect), ("compromised", tiers.compromised)):
         yield from _rule_mistakes(f"tiers.{name}", rule)
-    if any(tiers.compromised.share(limit) > tiers.suspect.share(limit) for limit in LIMITS):
-        yield Mistake("tiers.compromised", "is milder than tiers.suspect: the worse verdict must not "
-                                           "leave a client more")
+    if _has_shares(tiers.suspect) and _has_shares(tiers.compromised) and any(
+            tiers.compromised.share(limit) > tiers.suspect.share(limit) for limit in LIMITS):
+        yield Mistake("tiers.compromised", "is milder than tiers.suspect: the worse verdict must not leave a "
+                                           "client more", needs=("tiers.suspect", "tiers.compromised"))
+
+
+def _has_shares(rule: Rule) -> bool:
+    """Whether its factors can be compared; those that are wrong have a mistake of their own."""
+    return rule.tier == "held" or (
+        rule.factor is not None and all(0 < factor <= 1 for factor in (rule.factor, *rule.factors.values())))
 
 
 def _rule_mistakes(key: str, rule: Rule) -> Iterator[Mistake]:
     if rule.tier == "tightened" and rule.factor is None:
-        yield Mistake(f"{key}.factor", 'is missing: give a factor, or tier = "held"')
+        yield Mistake(f"{key}.factor", 'is missing: give a factor, or tier = "held"', needs=(f"{key}.tier",))
     if rule.hold_queue and rule.tier != "held":
-        yield Mistake(f"{key}.hold_queue", 'needs tier = "held"')
+        yield Mistake(f"{key}.hold_queue", 'needs tier = "held"', needs=(f"{key}.tier",))
     factors = {f"{key}.factors.{name}": factor for name, factor in rule.factors.items()}
     if rule.factor is not None:
         factors[f"{key}.factor"] = rule.factor

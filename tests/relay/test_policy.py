@@ -1,22 +1,27 @@
 """A policy is right in every key, or each mistake in it is named; a verdict can only tighten."""
 
 import re
+import tomllib
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egressguard.core.errors import ConfigError
+from egressguard.core.errors import ConfigError, Mistake
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 from egressguard_milter.decision import Standing
 from egressguard_milter.endpoint import parse_endpoint
 from egressguard_milter.mistakes import mistakes, read_policy
 from egressguard_milter.policy import Base, Checks, ClientRule, Policy, Rule, Tiers
+from tests.broken_parts import broken_values, misspelt_keys, toml
 from tests.relay.parts import parts
 
+Damage = Callable[[dict[str, Any]], Iterator[tuple[str, dict[str, Any]]]]
 HOST = Host("192.0.2.1")
 SAMPLE = Path(__file__).parents[2] / "milter/egressguard-milter.toml"
 
@@ -54,6 +59,93 @@ def test_all_mistakes_are_named_at_once_with_file_and_key(tmp_path: Path) -> Non
         "relay", "socket", "exchange", "limits.messages", "tiers.suspect.factor",
         "tiers.compromised.factor"}
     assert str(caught.value).count(str(path)) == 6
+
+
+EVERYTHING = """
+exchange = "valkeys://relay@192.0.2.20?password=/etc/pw&ca=/etc/ca"
+exchange_key = "/etc/key"
+socket = "inet:8892@127.0.0.1"
+state = "/var/lib/egressguard/relay"
+relays = 2
+[limits]
+messages = 40
+unlimited = ["recipients"]
+also = [{ messages = 500, window_s = 86400 }]
+[groups.shops]
+messages = 10
+shared = { messages = 100 }
+[[client]]
+match = ["192.0.2.0/24", "198.51.100.7"]
+group = "shops"
+[[client]]
+match = ["203.0.113.9"]
+messages = 5
+[sender_limits]
+recipients = 50
+[[sender]]
+match = ["news.example"]
+unlimited = ["messages"]
+[[login]]
+match = ["shop"]
+messages = 7
+[tiers.suspect]
+factor = 0.9
+factors = { recipients = 0.5 }
+[tiers.compromised]
+tier = "held"
+hold_queue = true
+"""
+
+
+# The administrator chooses these names: another one is no unknown key, but what it is named for is missing.
+CHOSEN = {"groups.shopsx": "client.0.group",
+          "tiers.suspect.factors.recipientsx": "tiers.suspect.factors"}
+
+
+def read_mistakes(folder: Path, text: str) -> tuple[Mistake, ...]:
+    path = folder / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_policy(path)
+    return caught.value.mistakes
+
+
+@pytest.mark.parametrize("damage", [broken_values, misspelt_keys])
+def test_a_part_that_fails_has_no_consequences(tmp_path: Path, damage: Damage) -> None:
+    good = tomllib.loads(EVERYTHING)
+    (tmp_path / "good.toml").write_text(toml(good))
+    assert read_policy(tmp_path / "good.toml")
+    broken = list(damage(good))
+    assert len(broken) > 25
+    for key, table in broken:
+        assert {m.key for m in read_mistakes(tmp_path, toml(table))} == {CHOSEN.get(key, key)}, key
+
+
+def test_the_mistakes_of_every_stage_are_named_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    found = read_mistakes(tmp_path, """
+socket = "inet:8892"
+nonsense = 1
+relays = "two"
+exchange = "http://192.0.2.1"
+exchange_key = "key"
+[limits]
+messages = 0
+recipients = "many"
+[[client]]
+match = ["192.0.2.300", 7]
+group = "shops"
+[[client]]
+mach = ["192.0.2.9"]
+messages = 0
+[tiers.suspect]
+tier = "hled"
+[tiers.compromised]
+factor = 7.0
+""")
+    assert [m.key for m in found] == [
+        "socket", "nonsense", "relays", "exchange", "exchange_key", "limits.messages", "limits.recipients",
+        "client.0.match", "client.0.match.1", "client.0.group", "client.1.mach", "client.1.messages",
+        "tiers.suspect.tier", "tiers.compromised.factor"]
 
 
 def test_an_unknown_key_is_a_mistake(tmp_path: Path) -> None:

@@ -154,4 +154,4 @@ def test_check_as_json_names_every_mistake(tmp_path: Path) -> None:
     wrong.write_text('inside = []\nmode = "enforced"\nprots = [25]\n')
     done = run("egressguard", "check", "--json", "--config", wrong)
     assert done.returncode == 4
-    assert {m["key"] for m in json.loads(done.stdout)["mistakes"]} == {"mode", "prots"}
+    assert [m["key"] for m in json.loads(done.stdout)["mistakes"]] == ["inside", "mode", "prots"]

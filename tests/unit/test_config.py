@@ -1,14 +1,20 @@
 """Bad configuration: every mistake at once, each with file, key and what would be right."""
 
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egressguard.config import read_site
-from egressguard.core.errors import ConfigError
+from egressguard.core.errors import ConfigError, Mistake
 from egressguard.core.settings import Settings
+from tests.broken_parts import broken_values, misspelt_keys, toml
+
+Damage = Callable[[dict[str, Any]], Iterator[tuple[str, dict[str, Any]]]]
 
 GOOD = """
 [[inside]]
@@ -37,6 +43,12 @@ def complaints(folder: Path, text: str) -> str:
         read(folder, text)
     assert all(line.startswith(f"{folder}/egressguard.toml: ") for line in str(caught.value).splitlines())
     return str(caught.value)
+
+
+def mistakes(folder: Path, text: str) -> tuple[Mistake, ...]:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, text)
+    return caught.value.mistakes
 
 
 def test_a_good_file_is_read(tmp_path: Path) -> None:
@@ -84,6 +96,101 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     text = complaints(tmp_path, GOOD.replace("192.0.2.10", "203.0.113.9").replace("198.51.100.11", "203.0.113.8"))
     assert "203.0.113.9" in text
     assert "203.0.113.8" in text
+
+
+EVERYTHING = GOOD.replace("[[host]]", """mac = "00:00:5e:00:53:0a"
+ports = ["vnet1"]
+[[host]]""").replace("[[inside]]", """
+exchange = "valkeys://router@192.0.2.20?password=/etc/pw&ca=/etc/ca"
+exchange_key = "/etc/key"
+ports = [25]
+[redirect]
+relays = ["192.0.2.10"]
+[last_line]
+interfaces = ["wan"]
+[canary]
+addresses = ["203.0.113.250"]
+[detection]
+false_alarm = 0.001
+suspect_false_alarm = 0.01
+hold_false_alarm = 0.0001
+new_destination_if_spambot = 0.1
+new_destination_if_benign = 0.05
+[own]
+users = ["root", "daemon"]
+relays = ["192.0.2.10"]
+[notify]
+mail_to = ["noc@example.org"]
+mail_from = "egressguard@example.org"
+mail_server = "192.0.2.20"
+command = ["/bin/true", "one"]
+[[bridge]]
+name = "br0"
+ports = ["vnet*"]
+networks = ["203.0.113.0/28"]
+[[group]]
+name = "lab"
+networks = ["198.51.100.0/25"]
+answer = "redirect"
+also_block = [465]
+[[inside]]""", 1) + """[[host]]
+name = "vm1"
+addresses = ["203.0.113.2"]
+"""
+
+
+@pytest.mark.parametrize("damage", [broken_values, misspelt_keys])
+def test_a_part_that_fails_has_no_consequences(tmp_path: Path, damage: Damage) -> None:
+    """Whatever is broken: what is said is about that place, and about nothing that merely depends on it."""
+    good = tomllib.loads(EVERYTHING)
+    assert read(tmp_path, toml(good))
+    broken = list(damage(good))
+    assert len(broken) > 40
+    for key, table in broken:
+        assert {m.key for m in mistakes(tmp_path, toml(table))} == {key}, key
+
+
+def test_the_mistakes_of_every_stage_are_named_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, """
+mode = "off"
+metrics = "somewhere"
+prots = [25]
+period_s = 0.001
+[own]
+users = ["nobody-of-that-name"]
+relays = ["192.0.2.300"]
+guard = "yes"
+[[inside]]
+interfaces = ["d m z"]
+networks = ["192.0.2.0/26"]
+[[inside]]
+interfaces = []
+networks = ["192.0.2.32/27"]
+[[host]]
+addresses = ["192.0.2.7"]
+[[host]]
+name = "\\n"
+addresses = ["203.0.113.9", "nowhere"]
+[[host]]
+name = "web3"
+addresses = ["192.0.2.7"]
+mac = "unknown"
+""")
+    assert [m.key for m in found] == [
+        "mode", "metrics", "prots", "period_s", "own.users", "own.relays.0", "own.guard", "inside.0.interfaces",
+        "inside.1.interfaces", "inside.1.networks", "host.0.name", "host.1.name", "host.1.addresses",
+        "host.1.addresses.1", "host.2.addresses", "host.2.mac"]
+    assert "belongs to host.0 already" in next(m.text for m in found if m.key == "host.2.addresses")
+
+
+def test_a_host_is_not_called_an_outsider_when_its_network_is_what_cannot_be_read(tmp_path: Path) -> None:
+    text = GOOD.replace("198.51.100.0/24", "198.51.100.0/42").replace('"dmz"', '"d m z"')
+    assert [m.key for m in mistakes(tmp_path, text)] == ["inside.0.interfaces", "inside.1.networks.0"]
+
+
+def test_an_unknown_key_is_no_excuse_for_a_value_that_stands_there(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, "ports = [26]\nprots = [25]\n" + GOOD)
+    assert [m.key for m in found] == ["ports", "prots"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
