@@ -20,6 +20,7 @@ from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
 from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
+from egressguard.core.ruleset import TABLE
 from egressguard.core.settings import Settings
 from egressguard.core.tables import BRIDGE, ROUTER, TABLES
 from egressguard.core.tables import Table as Kind
@@ -28,7 +29,7 @@ from egressguard.core.wanted import Here, elements, tables
 from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Pulse
-from egressguard.kernel import Netfilter, Ruleset, cgroups, owner
+from egressguard.kernel import FALLBACK, Netfilter, Ruleset, cgroups, owner
 from egressguard.kernel.rules_file import rules_of
 
 SHOWN_EXPOSURES = 3
@@ -68,10 +69,10 @@ def _unasked(kernel: Netfilter, settings: Settings, faults: dict[str, str]) -> N
     asked = tables(settings)
     for kind in (table for table in TABLES if table not in asked):
         with closing(kernel.beside(kind)) as other:
-            if other.ruleset() is not None:
+            for name in ([TABLE] * (other.ruleset() is not None) + [FALLBACK] * other.fallback()):
                 faults[f"{kind.family} rules"] = (
-                    f"table {kind.family} egressguard stands in the kernel, and is not configured: it goes "
-                    f"on blocking; `nft delete table {kind.family} egressguard` removes it")
+                    f"table {kind.family} {name} stands in the kernel, and is not configured: it goes "
+                    f"on blocking; `nft delete table {kind.family} {name}` removes it")
 
 
 def _owner(kernel: Netfilter, settings: Settings, daemon_runs: bool, faults: dict[str, str]) -> None:

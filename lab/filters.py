@@ -75,6 +75,16 @@ def tcp_filter(direction: Direction) -> bytes:
     ])  # fmt: skip
 
 
+def tag_filter() -> bytes:
+    """Passes frames that come with a VLAN tag behind the one that the kernel has taken off."""
+    return _assemble([
+        *_direction("in"),
+        (LOAD_HALF, 0, 0, ETHER_TYPE),
+        (IF_EQUAL, "yes", 0, 0x8100),
+        (IF_EQUAL, "yes", "no", 0x88A8),
+    ])  # fmt: skip
+
+
 def ip_filter(direction: Direction) -> bytes:
     """Passes every IPv4 and IPv6 packet, except neighbour discovery and other ICMPv6."""
     return _assemble([

@@ -13,7 +13,7 @@ from egressguard.core.connections import Connection
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes, transaction
 from egressguard.core.ruleset import TABLE, Element, Fields, Leases, Sets
-from egressguard.core.tables import ROUTER, Specs, Table
+from egressguard.core.tables import BRIDGE, ROUTER, Specs, Table
 from egressguard.core.trial import TEMPORARY
 from egressguard.kernel import links, nft
 from egressguard.kernel.conntrack import Conntrack
@@ -107,9 +107,10 @@ class Kernel(Protocol):
 
 
 # What systemd/load-rules shuts port 25 with when nothing else loads: it goes in the transaction that brings
-# the rules. Declared before, since deleting what is not there would fail.
+# the rules of the same family. Declared before, since deleting what is not there would fail.
 FALLBACK = "egressguard_fallback"
-RELIEF = f"table inet {FALLBACK}\ndelete table inet {FALLBACK}\n"
+RELIEF = {family: f"table {family} {FALLBACK}\ndelete table {family} {FALLBACK}\n"
+          for family in (ROUTER.family, BRIDGE.family)}
 OWN_GENERATIONS = 1000  # remembered; far more than come between two looks at the events
 
 
@@ -255,13 +256,13 @@ class Netfilter:
         text = rules.text()
         removed = _misplaced(have, self.expected(rules), rules) if have is not None else ""
         self._claim(rules)
-        self._change(RELIEF + removed + text + transaction(changes, self._table), f"loading {rules}")
+        self._change(self._relief() + removed + text + transaction(changes, self._table), f"loading {rules}")
 
     def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
         rules = self._flagged(rules)
         self._claim(rules)
-        self._change(f"{RELIEF}delete table {self._table.family} {TABLE}\n{rules.text()}"
+        self._change(f"{self._relief()}delete table {self._table.family} {TABLE}\n{rules.text()}"
                      f"{transaction(changes, self._table)}",
                      f"loading {rules} in place of a damaged table")
 
@@ -277,6 +278,9 @@ class Netfilter:
     def _flagged(self, rules: RulesFile) -> RulesFile:
         """A table that can have an owner, and none: the kernel takes it so from whoever is not to own it."""
         return rules if self.claims or not rules.flags else replace(rules, flags=KEPT)
+
+    def _relief(self) -> str:
+        return RELIEF.get(self._table.family, "")
 
     def _claim(self, rules: RulesFile) -> None:
         """The next change is made as the owner, or, where the rules have none any more, by anybody."""

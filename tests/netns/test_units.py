@@ -52,8 +52,9 @@ class Router:
         (self.program / "rules").mkdir(parents=True)
         (self.program / "load-rules").write_bytes((UNITS / "load-rules").read_bytes())
         (self.program / "load-rules").chmod(0o755)
-        self.rules = self.program / "rules" / "egressguard.nft"
-        self.rules.write_bytes((PROJECT / "rules" / "egressguard.nft").read_bytes())
+        self.rules, self.bridge_rules = (self.program / "rules" / name for name in ("egressguard.nft", "bridge.nft"))
+        for file in (self.rules, self.bridge_rules):
+            file.write_bytes((PROJECT / "rules" / file.name).read_bytes())
 
     def runs(self, unit: str, key: str = "ExecStart") -> int:
         """Runs a unit's commands in the namespace, without a daemon, as systemd would; the last exit code."""
@@ -61,7 +62,8 @@ class Router:
         for program, *words in commands(unit, key):
             argv = [program.replace(INSTALLED, f"{self.program}/"),
                     *(word.replace("/etc/nftables.conf", str(self.state / "nftables.conf")) for word in words)]
-            code = self.world.router.popen(argv, env={**os.environ, "EGRESSGUARD_STATE": str(self.state)},
+            paths = {"EGRESSGUARD_STATE": self.state, "EGRESSGUARD_CONFIG": self.state / "egressguard.toml"}
+            code = self.world.router.popen(argv, env={**os.environ, **{name: str(path) for name, path in paths.items()}},
                                            stderr=subprocess.DEVNULL).wait(60)
         return code
 
@@ -94,12 +96,12 @@ def router(fresh_world: World, tmp_path: Path) -> Router:
 
 
 @contextmanager
-def attacked(world: World, family: int) -> Iterator[None]:
+def attacked(world: World, family: int, inside: str = "web") -> Iterator[None]:
     """No SYN to port 25 may be seen beyond the WAN interface while a web server tries all the time."""
     source = SynSource(world.web2, Wire("eth0", WEB2.mac, ROUTER_MAC["web"]), count=10_000_000, per_second=2000,
                        sources=[WEB2.addresses[family == 6]], destinations=[SOMEBODY4 if family == 4 else SOMEBODY6])
     with CountingSniffer(world.outside, "eth0", port=25) as beyond, \
-            CountingSniffer(world.router, "web", port=25) as arriving:
+            CountingSniffer(world.router, inside, port=25) as arriving:
         yield
         arriving.wait_for(arriving.count() + 200)
         assert source.stop() > 0
