@@ -1,5 +1,7 @@
 """What both commands share: examples in their help, shell completion, and an end without a traceback."""
 
+import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -58,12 +60,12 @@ def finish(program: str, work: Callable[[], object], failed: int) -> int:
         code = work()
     except click.ClickException as error:
         error.show()
+        _answer(error.format_message())
         return failed
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except EgressguardError as error:
-        for line in str(error).splitlines():
-            click.echo(f"{program}: {line}", err=True)
+        fail(program, str(error))
         return failed
     except SystemExit as end:
         # When nobody reads any more, click ends with 1, which from `status` means a compromised host, and
@@ -71,9 +73,25 @@ def finish(program: str, work: Callable[[], object], failed: int) -> int:
         return _code(end.code) if sys.stdout is output else UNREAD
     except Exception:
         traceback.print_exc()
-        click.echo(f"{program}: this is a defect in {program}; please report it", err=True)
+        fail(program, f"this is a defect in {program}; please report it")
         return failed
     return _code(code)
+
+
+def fail(program: str, text: str) -> None:
+    """Says `text` on standard error, and to whoever asked for JSON on standard output."""
+    for line in text.splitlines():
+        click.echo(f"{program}: {line}", err=True)
+    _answer(text)
+
+
+def _answer(error: str) -> None:
+    if "--json" not in sys.argv[1:]:
+        return
+    try:
+        click.echo(json.dumps({"error": error}))
+    except BrokenPipeError:  # nor may the flush at the end fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _code(value: object) -> int:

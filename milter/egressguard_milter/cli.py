@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from egressguard.command_line import add_examples, completion, finish
+from egressguard.command_line import add_examples, completion, fail, finish
 from egressguard.core.errors import ConfigError, EgressguardError
 from egressguard_milter import shown
 from egressguard_milter.cli_check import check
@@ -169,6 +169,5 @@ def _show(answer: dict[str, Any], as_json: bool, as_text: Any) -> None:
 
 
 def _fail(error: EgressguardError, code: int) -> None:
-    for text in str(error).splitlines():
-        click.echo(f"egressguard-milter: {text}", err=True)
+    fail("egressguard-milter", str(error))
     sys.exit(code)

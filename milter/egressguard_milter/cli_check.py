@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from egressguard.command_line import fail
 from egressguard.core.errors import EgressguardError
 from egressguard_milter import mta_check_postfix, mta_check_sendmail
 from egressguard_milter.endpoint import Endpoint, parse_endpoint
@@ -36,8 +37,7 @@ def check(postfix: Path | None, sendmail: Path | None, milter: str | None, polic
         found = [*(mta_check_postfix.findings(postfix, ours) if postfix else []),
                  *(mta_check_sendmail.findings(sendmail, ours) if sendmail else [])]
     except EgressguardError as error:
-        for text in str(error).splitlines():
-            click.echo(f"egressguard-milter: {text}", err=True)
+        fail("egressguard-milter", str(error))
         sys.exit(2)
     if as_json:
         click.echo(json.dumps({"correct": not found, "findings": list(map(str, found))}, indent=2))

@@ -30,6 +30,14 @@ def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
                           cwd=ROOT, env={**os.environ, **more})
 
 
+def unprivileged(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    if os.geteuid() == 0:
+        prefix = ["setpriv", "--bounding-set=-net_admin,-sys_admin", "--inh-caps=-net_admin,-sys_admin"]
+    else:
+        prefix = []
+    return subprocess.run([*prefix, PROGRAMS / program, *arguments], text=True, capture_output=True, check=False)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_and_option_has_help_and_every_command_an_example(name: str) -> None:
     command = COMMANDS[name]
@@ -58,6 +66,50 @@ def test_examples_are_of_existing_commands(group: click.Group, examples: dict[st
 @pytest.mark.parametrize("name", [n for n in COMMANDS if n.partition(" ")[2] not in NO_JSON])
 def test_every_noun_speaks_json(name: str) -> None:
     assert any("--json" in parameter.opts for parameter in COMMANDS[name].params)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two configurations by which nothing of this machine is read or reached."""
+    folder = tmp_path_factory.mktemp("site")
+    inside = '[[inside]]\ninterfaces = ["dmz"]\nnetworks = ["192.0.2.0/26"]\n'
+    (folder / "egressguard.toml").write_text(
+        f'database = "{folder}/none.db"\nexchange = "sqlite:{folder}/none/exchange.db"\n{inside}'
+        '[notify]\ncommand = ["/nowhere/at-all"]\n')
+    (folder / "egressguard-milter.toml").write_text(f'state = "{folder}/state"\n')
+    return folder
+
+
+ARGUMENTS = {"egressguard explain": ["192.0.2.7"], "egressguard replay": ["/nowhere.csv"],
+             "egressguard-milter explain": ["192.0.2.7"], "egressguard-milter forgive": ["192.0.2.7"],
+             "egressguard-milter check": ["--postfix", "/nowhere"]}
+NOUNS = [n for n in COMMANDS if n.partition(" ")[2] not in NO_JSON]
+
+
+@pytest.mark.parametrize("config", ["", "missing-"])
+@pytest.mark.parametrize("name", [*NOUNS, "egressguard notify --test"])
+def test_whoever_asks_for_json_gets_json_whatever_happens(name: str, config: str, site: Path) -> None:
+    program, *words = name.split()
+    done = unprivileged(program, *words, *ARGUMENTS.get(name, []), "--json",
+                        "--config", str(site / f"{config}{program}.toml"))
+    answer = json.loads(done.stdout)
+    assert done.returncode in range(5)
+    if done.stderr:
+        assert (answer["error"] in done.stderr.replace(f"{program}: ", "")), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_command_line_is_answered_in_json_too() -> None:
+    done = run("egressguard", "history", "--json", "--limit", "0")
+    assert (done.returncode, list(json.loads(done.stdout))) == (4, ["error"])
+
+
+def test_nobody_reads_the_error_in_json() -> None:
+    done = subprocess.run([PROGRAMS / "egressguard", "history", "--json", "--limit", "0"], text=True, check=False,
+                          stdout=_closed_pipe(), stderr=subprocess.PIPE)
+    assert done.returncode == 4
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 @pytest.mark.parametrize(("words", "meant"), [
@@ -137,12 +189,7 @@ def _closed_pipe() -> int:
 
 @pytest.mark.parametrize("words", [["status"], ["plan"], ["apply"], ["open", "--for", "1m", "--reason", "test"]])
 def test_without_root_it_says_what_is_needed(words: list[str]) -> None:
-    if os.geteuid() == 0:
-        prefix = ["setpriv", "--bounding-set=-net_admin,-sys_admin", "--inh-caps=-net_admin,-sys_admin"]
-    else:
-        prefix = []
-    done = subprocess.run([*prefix, PROGRAMS / "egressguard", *words, "--config", EXAMPLE], text=True,
-                          capture_output=True, check=False)
+    done = unprivileged("egressguard", *words, "--config", str(EXAMPLE))
     assert done.returncode == 4
     assert "CAP_NET_ADMIN" in done.stderr
     assert "root" in done.stderr
