@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MOST_UNSAVED = 1000
 SILENT_S = 60.0
 COUNT_EVERY_S = 5.0
+HELD_S = 60.0  # what is too many in this hour is posted again so often
 News = Sequence[tuple[Transition, Evidence] | Exposure]
 
 
@@ -36,6 +37,8 @@ class Alarm:
     def __init__(self, database: Database) -> None:
         self._outbox = Outbox(database, boot_id())
         self._unsaved: list[Alert] = []
+        self._held: list[Alert] = []
+        self._held_until_s = float("-inf")
         self._totals: Totals | None = None
         self._silent_since_s: dict[str, float] = {}
         self._told_s: dict[str, float] = {}
@@ -47,7 +50,8 @@ class Alarm:
         lasting = [alert for alert in self._of_state(settings, pulse, totals, where)
                    if self._again(alert.key, pulse.at_s, settings.notify.repeat_s)]
         found = [*self._of_news(settings, news, where), *lasting]
-        self._unsaved = [*self._unsaved, *(a for a in found if a.kind in settings.notify.on)][-MOST_UNSAVED:]
+        found = [*self._due(pulse.at_s), *(alert for alert in found if alert.kind in settings.notify.on)]
+        self._unsaved = [*self._unsaved, *found][-MOST_UNSAVED:]
         if not self._unsaved:
             return
         try:
@@ -56,8 +60,17 @@ class Alarm:
             log.error("alerts wait for the database: %s", error)
             return
         self._unsaved = []
+        self._held = [*self._held, *self._outbox.held][-MOST_UNSAVED:]
         for alert in told:
             log.warning("alert kind=%s title=%r", alert.kind, alert.title)
+
+    def _due(self, at_s: float) -> list[Alert]:
+        """What was held, when it is time to ask whether it still is; each owner is told in the end."""
+        if not self._held or at_s < self._held_until_s:
+            return []
+        held, self._held = self._held, []
+        self._held_until_s = at_s + HELD_S
+        return held
 
     def _again(self, key: str, at_s: float, repeat_s: float) -> bool:
         """Whether what lasts is to be told again; asked in every round, so the database is not."""

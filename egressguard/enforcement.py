@@ -182,7 +182,7 @@ class Enforcement:
         while not done(now_s + monotonic() - began_s):
             if monotonic() - began_s > OWNER_S:
                 raise KernelError(f"table {self.table.family} {TABLE} is owned by another process, which has "
-                                  f"not done in {OWNER_S:.0f} s what is written down; nothing was changed")
+                                  f"not done in {OWNER_S:.0f} s what is written down: is it stopped?")
             sleep(OWNER_LOOK_S)
 
     def apply(self, now_s: float) -> None:

@@ -33,16 +33,21 @@ class Outbox:
 
     def __init__(self, database: Database, boot: str) -> None:
         self._database, self._boot = database, boot
+        self.held: list[Alert] = []
 
     def post(self, alerts: Iterable[Alert], notify: Notify, where: Where, now_s: float) -> list[Alert]:
-        """Puts those that are to be told into the outbox, for every channel; which ones."""
-        told = []
+        """Puts those that are to be told into the outbox, for every channel; which ones.
+
+        What is too many in this hour is `held`: whoever posts it again later loses none.
+        """
+        told, self.held = [], []
         for alert in alerts:
             decision = decide(self._told(alert.key), self._lately(now_s), now_s, notify.repeat_s,
                               notify.most_per_hour)
             if decision == "same":
                 self._suppress(alert.key)
             elif decision == "too many":
+                self.held.append(alert)
                 told += self._limit(notify, where, now_s)
             else:
                 told.append(self._tell(alert, notify, now_s))

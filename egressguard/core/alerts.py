@@ -187,7 +187,7 @@ def of_test(now_s: float, where: Where) -> Alert:
 def of_limit(most: int, now_s: float, where: Where) -> Alert:
     """More happens than is told."""
     return Alert("limit", "limit", "more happens than alerts are sent for",
-                 _text([f"  More than {most} alerts within an hour: further ones are held back. All of it",
+                 _text([f"  More than {most} alerts within an hour: further ones are told later. All of it",
                         "  stands in egressguard history; who it is about: egressguard hosts"]),
                  where.wall(now_s))
 

@@ -7,14 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from egressguard.alarm import Alarm
+from egressguard.boot import boot_id
 from egressguard.core import alerts
 from egressguard.core.alerts import Alert, Evidence, Told, Tried, Where, clean, decide
 from egressguard.core.attempts import Totals
 from egressguard.core.exposure import Exposure, Program
 from egressguard.core.hosts import Host
 from egressguard.core.notify_settings import Notify, notify_mistakes
+from egressguard.core.settings import Settings
 from egressguard.core.verdict import State, Transition
 from egressguard.database import Database
+from egressguard.heartbeat import Pulse
 from egressguard.notify import mail_of
 from egressguard.outbox import Outbox
 
@@ -50,6 +54,18 @@ def test_more_than_so_many_an_hour_are_held_back_and_that_is_told_once(outbox: O
     told = [a.kind for n in range(10) for a in outbox.post([alert(str(n))], NOTIFY, WHERE, float(n))]
     assert told == ["verdict"] * 3 + ["limit"]
     assert [a.kind for a in outbox.post([alert("later")], NOTIFY, WHERE, 3700.0)] == ["verdict"]
+
+
+def test_every_owner_is_told_in_the_end_however_many_there_are_at_once(database: Database) -> None:
+    alarm, settings = Alarm(database), Settings(notify=NOTIFY)
+    hosts = [f"198.51.100.{n}" for n in range(10)]
+    news = [(Transition(Host(host), State.SUSPECT, State.COMPROMISED, 1.0, 9.0, 9, "spam"), Evidence("", (host,), (25,), (), ()))
+            for host in hosts]
+    for at_s in range(0, 5 * 3600, 30):
+        alarm.look(settings, Pulse(1, float(at_s), 0.1), None, news if at_s == 0 else [])
+    told = [waiting.alert for waiting in Outbox(database, boot_id()).waiting("mail")]
+    assert [a.key for a in told if a.kind == "limit"]
+    assert sorted(host for a in told if a.kind == "verdict" for host in hosts if f"{host} looks" in a.title) == hosts
 
 
 def test_another_boots_times_hold_nothing_back(database: Database) -> None:
