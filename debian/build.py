@@ -15,7 +15,9 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCH = int(os.environ["SOURCE_DATE_EPOCH"])
@@ -32,6 +34,7 @@ TO_BUILD = {"hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-cl
 UNREPEATABLE = ("RECORD", "direct_url.json", "INSTALLER", "REQUESTED")
 COMPLETIONS = {"bash": "bash-completion/completions/{name}", "zsh": "zsh/vendor-completions/_{name}",
                "fish": "fish/vendor_completions.d/{name}.fish"}
+SHORT = {"Apache 2": "Apache-2.0"}  # what older metadata says, by its short name in DEP-5
 UNITS = "usr/lib/systemd/system/"
 MAINTAINER = "the egressguard project <egressguard@example.org>"
 
@@ -62,7 +65,10 @@ ROUTER = Package(
      "systemd/load-rules": "usr/lib/egressguard/",
      "systemd/egressguard.sysusers": "usr/lib/sysusers.d/egressguard.conf",
      "systemd/egressguard.tmpfiles": "usr/lib/tmpfiles.d/egressguard.conf",
-     "docs": "usr/share/doc/egressguard/", "rules/README.md": "usr/share/doc/egressguard/rules.md"},
+     "docs": "usr/share/doc/egressguard/", "rules/README.md": "usr/share/doc/egressguard/rules.md",
+     "milter/README.md": "usr/share/doc/egressguard/milter.md",
+     "milter/egressguard-milter.toml": "usr/share/doc/egressguard/examples/",
+     "contrib/prometheus": "usr/share/egressguard/prometheus/"},
     {"usr/lib/egressguard/rules": "python/egressguard/rules"})
 MILTER = Package(
     "egressguard-milter", "limits what each client may send through a mail relay",
@@ -71,7 +77,8 @@ MILTER = Package(
     {"systemd/egressguard-milter.service": UNITS,
      "systemd/egressguard-milter.sysusers": "usr/lib/sysusers.d/egressguard-milter.conf",
      "milter/egressguard-milter.toml": "etc/egressguard/",
-     "milter/README.md": "usr/share/doc/egressguard-milter/"},
+     "milter/README.md": "usr/share/doc/egressguard-milter/",
+     "contrib/prometheus": "usr/share/egressguard-milter/prometheus/"},
     conffiles=("/etc/egressguard/egressguard-milter.toml",), without=("pyroute2", "rich"))
 STATE = '\nstate = ""', '\nstate = "/var/lib/egressguard-milter/counts"'
 
@@ -110,9 +117,8 @@ def stage(package: Package, wheel: Path, tree: Path) -> None:
     """The package's files as they will lie on the machine."""
     python = tree / "usr/lib" / package.name / "python"
     install(package, wheel, python)
-    for source, target in package.files.items():
-        place(ROOT / source, tree / target / ("" if not target.endswith("/") or (ROOT / source).is_dir()
-                                              else Path(source).name))
+    lay(package, tree)
+    (tree / "usr/share/doc" / package.name / "copyright").write_text(copyright_text(package, python))
     for link, target in package.links.items():
         (tree / link).symlink_to(target)
     launcher = tree / "usr/bin" / package.name
@@ -128,6 +134,62 @@ def stage(package: Package, wheel: Path, tree: Path) -> None:
         if STATE[0] not in text:
             sys.exit("package: the milter's sample has no `state`")
         sample.write_text(text.replace(*STATE))  # /var/lib/egressguard is not the milter's
+
+
+def lay(package: Package, tree: Path) -> None:
+    """The package's own files; links between its documents lead to where the files lie now."""
+    where = {source: tree / target for source, target in placed(package).items()}
+    for source, target in where.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+        if source.suffix == ".md":
+            target.write_text(relinked(source, where))
+
+
+def placed(package: Package) -> dict[Path, str]:
+    """Each file of the checkout that it brings, and where to."""
+    found = {}
+    for source, target in package.files.items():
+        path = ROOT / source
+        inside = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        for each in inside:
+            name = str(each.relative_to(path)) if path.is_dir() else each.name
+            found[each] = target + (name if target.endswith("/") else "")
+    return found
+
+
+def relinked(source: Path, where: dict[Path, Path]) -> str:
+    """The document's text, with every relative link as it must be at the document's place in `where`."""
+    def there(link: re.Match[str]) -> str:
+        target = (source.parent / link[1]).resolve()
+        if target not in where:
+            sys.exit(f"package: {source.relative_to(ROOT)}: links to {link[1]}, which is not in the package")
+        return f"]({os.path.relpath(where[target], where[source].parent)}{link[2]})"
+    return re.sub(r"\]\((?!\w+:)([^)#\s]+)([^)\s]*)\)", there, source.read_text("utf-8"))
+
+
+def copyright_text(package: Package, python: Path) -> str:
+    """DEP-5: ours as pyproject.toml says, and what is bundled in the folder `python` as its authors say."""
+    licence = project().get("license", "unstated\n pyproject.toml names no licence, so none is granted here.")
+    stanzas = ["Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
+               f"Upstream-Name: egressguard\nUpstream-Contact: {MAINTAINER}",
+               f"Files: *\nCopyright: the egressguard project\nLicense: {licence}"]
+    bundled = {each.name.lower().replace("_", "-"): each for each in distributions(path=[str(python)])}
+    stanzas += [_bundled(package, bundled[name]) for name in sorted(bundled.keys() & BUNDLED)]
+    return "\n\n".join(stanzas) + "\n"
+
+
+def _bundled(package: Package, each: Distribution) -> str:
+    name, said = each.name.replace("-", "_"), each.metadata
+    texts = [each.read_text(f"licenses/{file}") or each.read_text(file) or ""
+             for file in said.get_all("License-File", [])]
+    holders = re.findall(r"^ *(Copyright (?:\(c\) )?.*\d{4}.*)$", "\n".join(texts), re.MULTILINE)
+    holder = holders[0] if holders else said["Author-email"] or said["Maintainer-email"]
+    licence = (said["License-Expression"] or SHORT[said["License"]]).replace(" OR ", " or ")
+    folder = f"/usr/lib/{package.name}/python/{name}"
+    return (f"Files: {folder.lstrip('/')}*\nCopyright: {holder}\nLicense: {licence}\n"
+            f" The text lies beside the code, in {folder}-{each.version}.dist-info.")
 
 
 def install(package: Package, wheel: Path, target: Path) -> None:
@@ -158,16 +220,6 @@ def pinned(names: set[str]) -> Iterator[str]:
             sys.exit(f"package: {name} is new in requirements/: from Debian, or bundled? (debian/build.py)")
         if name in names:
             yield stanza
-
-
-def place(source: Path, target: Path) -> None:
-    """Copies a file or a folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    else:
-        shutil.copyfile(source, target)
-        target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
 
 
 def manuals(package: Package, tree: Path) -> None:
@@ -232,7 +284,13 @@ def control_text(package: Package, tree: Path, version: str) -> str:
 
 def project_version() -> str:
     """The version in pyproject.toml."""
-    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+    return str(project()["version"])
+
+
+def project() -> dict[str, Any]:
+    """What pyproject.toml says of the project."""
+    said: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return said
 
 
 def debian_version() -> str:
@@ -258,4 +316,5 @@ def run(*argv: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-main(Path(sys.argv[1]).resolve())
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
