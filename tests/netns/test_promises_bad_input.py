@@ -200,7 +200,7 @@ def test_mutant_a_load_in_two_steps_is_noticed(
         tmp_path: Path, router: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = nft.apply
 
-    def in_two_steps(transaction: str, what: str) -> None:
+    def in_two_steps(transaction: str, what: str, owner: object = None) -> None:
         whole("flush ruleset\nadd table inet half", what)
         whole(transaction, what)
 
