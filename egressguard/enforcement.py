@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 LOOKS_AGAIN = 2
 OWNER_S, OWNER_LOOK_S = 10.0, 0.1
+SETTLE_S = (0.01, 0.02)
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
 NO_ELEMENTS: Sets = {name: frozenset() for name in ROUTER.configured}
 LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
@@ -226,7 +227,7 @@ class Enforcement:
         done to the table since the last comparison is put right by it unseen: the next `ensure` tells of it.
         """
         known, right_until_s, expected = self.incarnation, self._good_s, self._expected
-        found = self._table() if known else None
+        found = self._settled(self._expected) if known else None
         planned = found is not None and self._replaced(found, self.rules())
         self._load(now_s, why)
         if known and not planned and (done := self._done_by_others(known, found, expected)):
@@ -308,8 +309,20 @@ class Enforcement:
             self.last_good.keep(f"{self.rules().text()}{plan.transaction(tuple(lasting), self.table)}",
                                 self.table.family)
 
-    def _verify(self, expected: Ruleset, now_s: float) -> None:
+    def _settled(self, expected: Ruleset | None) -> Ruleset | None:
+        """The table, looked at again where it differs: the kernel hands over what somebody is loading at this
+        instant in part as it was and in part as it will be, even under one generation (seen with 6.18).
+        """
         found = self._table()
+        for pause_s in SETTLE_S:
+            if found is None or expected is None or found.fingerprint == expected.fingerprint:
+                break
+            sleep(pause_s)
+            found = self._table()
+        return found
+
+    def _verify(self, expected: Ruleset, now_s: float) -> None:
+        found = self._settled(expected)
         if found is None or found.fingerprint != expected.fingerprint:
             raise KernelError(f"table {self.table.family} {TABLE} is not what {self.rules()} makes, right "
                               "after it was loaded: somebody else is changing it")
@@ -352,7 +365,7 @@ class Enforcement:
         return None if ordered and wrong and wrong.text == ELEMENTS else wrong
 
     def _put_right(self, now_s: float) -> Deviation | None:
-        ruleset, rules = self._table(), self.rules()
+        ruleset, rules = self._settled(self._expected), self.rules()
         if not self.stands():
             return None
         if self._expected is None and self.table is not ROUTER:

@@ -428,3 +428,24 @@ def test_an_exchange_that_stood_and_failed_is_tried_anew_in_the_next_round(
         patch.setattr(Exchange, "changed", lambda _: (_ for _ in ()).throw(ExchangeError("silent")))
         assert "silent" in router.round()["exchange"]
     assert "exchange" not in router.round(0.25)
+
+
+def test_a_table_that_is_read_while_somebody_loads_it_is_no_exposure(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel hands it over half old, half new; a moment later it is whole."""
+    router.round()
+    whole = router.kernel.ruleset
+    readings = iter(["half old, half new"])
+
+    def half() -> Ruleset | None:
+        found = whole()
+        return replace(found, fingerprint=next(readings, found.fingerprint)) if found is not None else None
+
+    monkeypatch.setattr(router.kernel, "ruleset", half)
+    router.kernel.number += 1
+    router.round()
+    router.round(10.0)
+    assert next(readings, None) is None, "it was read"
+    assert [e.exposure for e in router.database.exposures(9)] == []
+    router.kernel.edit()
+    router.round()
+    assert len(router.database.exposures(9)) == 1, "what stays wrong is wrong"
