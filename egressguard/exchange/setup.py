@@ -13,7 +13,7 @@ WRITES = "+set +del +hset +hdel +eval +time +hincrby +pexpire"
 KEYS = {
     "router": "%RW~egressguard:*",
     "relay": "%R~egressguard:bulletin %R~egressguard:bulletin:* %RW~egressguard:report "
-             "%RW~egressguard:report:* %RW~egressguard:budget:*",
+             "%RW~egressguard:report:* %RW~egressguard:budget %RW~egressguard:budget:*",
     "operator": "%R~egressguard:*",
 }
 SERVER = """\

@@ -11,11 +11,15 @@ import pytest
 
 from egressguard.core.documents import MAX_LENGTH, Bulletin
 from egressguard.core.errors import ExchangeError, ExchangeLateError
-from egressguard.core.exchange_url import ServerPlace
+from egressguard.core.exchange_url import ServerPlace, parse
 from egressguard.core.verdict import State
 from egressguard.exchange import Exchange, open_exchange
 from egressguard.exchange.line import CALL_S, SILENT_S, SYN_EVERY_S
 from egressguard.exchange.valkey import ValkeyStore, packed, unpacked
+from egressguard_milter.account import Kind, Pool
+from egressguard_milter.budgets import Budgets
+from egressguard_milter.ledger import Cap, Claim, Refusal
+from egressguard_milter.shared_ledger import SharedLedger
 from lab.dripping import Dripping
 from lab.interference import Interference
 from lab.namespaces import Namespace
@@ -87,6 +91,25 @@ def test_every_role_does_its_work_over_tls(site: tuple[Server, Path]) -> None:
     assert operator.reports() == []
     for exchange in (router, relay, operator):
         exchange.close()
+
+
+def test_relays_share_a_budget_with_the_user_that_is_set_up_for_them(site: tuple[Server, Path]) -> None:
+    """Whoever cannot use the server for it counts by half a limit."""
+    server, folder = site
+    place = parse(f"valkeys://relay@127.0.0.1:{server.port}?password={folder}/relay.password&ca={folder}/ca.crt")
+    assert isinstance(place, ServerPlace)
+    ledger = SharedLedger(600.0, 1000, None, Budgets(place), relays=2)
+    claim = Claim("192.0.2.77", (Cap(Kind.MESSAGES, 40, 600.0),), Pool.KNOWN)
+    taken = []
+    for _ in range(41):
+        ledger._budgets._retry_at_s = 0.0  # a slow machine's late answer is no refusal by the server
+        ledger.tend(time.monotonic())
+        hold = ledger.reserve([claim], time.monotonic())
+        if not isinstance(hold, Refusal):
+            ledger.settle(hold, 1, time.monotonic())
+            taken.append(hold)
+    ledger._budgets.close()
+    assert len(taken) == 40
 
 
 @pytest.mark.parametrize(("role", "act"), [
