@@ -235,7 +235,7 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Bridge, str], None]]] = {
     "whose senders are addresses alone": ("iifname . ip saddr @allow4 goto sender", "ip saddr 198.51.100.11 goto sender",
                                           the_address_of_a_sender_is_nothing_behind_another_port),
     "that counts every packet": ("tcp flags & (fin|syn|rst|ack) == syn jump attempt", "jump attempt", each_is_counted_once),
-    "whose oddities forget mode observe": ("counter name odd\n\t\tmeta protocol @observed_family goto permit\n", "counter name odd\n",
+    "whose oddities forget mode observe": ("\t\tmeta protocol @observed_family goto permit\n\t\tdrop\n", "\t\tdrop\n",
                                            observing_blocks_nothing_and_counts_once),
     "without the tunnels' counter": ("@tunnel_protocols oifname != @inside_if counter name tunneled goto permit", "@tunnel_protocols continue",
                                      each_is_counted_once),

@@ -313,10 +313,10 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Corpus, str], None]]] = {
     "without the look at the source": ("\t\tfib saddr . iif oif missing goto spoof\n\t\ttcp flags & (fin|syn|rst|ack) == syn "
                                        "jump attempt\n\t\tgoto refuse_or_watch\n", f"\t\t{PURE_SYN}\n\t\tgoto refuse_or_watch\n",
                                        a_forged_source_gets_no_answer_and_no_counter_of_its_own),
-    "whose oddities forget mode observe": ("chain oddity {\n\t\tcounter name odd\n\t\tmeta nfproto @observed_family goto permit\n",
-                                           "chain oddity {\n\t\tcounter name odd\n", observing_blocks_nothing),
+    "whose oddities forget mode observe": ("\t\tmeta nfproto @observed_family goto permit\n\t\tdrop\n", "\t\tdrop\n",
+                                           observing_blocks_nothing),
     "without the overflow counter": ("\t\tcounter name overflow\n", "", strangers_without_room_are_still_counted),
-    "that accepts what is established": ("\t\tth dport != @blocked_ports goto group_port\n\t\tgoto deny\n",
+    "that accepts what is established": ("\t\tct state invalid goto oddity\n\t\tgoto deny\n",
                                          "\t\tct state established accept\n\t\tgoto deny\n",
                                          an_open_connection_is_cut_when_its_permission_goes),
     "that reads IPv6 by its next header": ("\t\tmeta l4proto != tcp goto not_tcp\n",

@@ -3,6 +3,7 @@ the router's own connections, and the commands that change them."""
 
 import errno
 import json
+import os
 import pwd
 import signal
 import socket
@@ -11,13 +12,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from lab.deployment import Deployment
+from lab.headers import Flow, ip, tcp
 from lab.namespaces import Namespace, wait_until
 from lab.network import RELAY, ROUTER_MAC, SOMEBODY4, SOMEBODY6, WEB1, WEB2, Place, World
-from lab.packets import SYN
+from lab.packets import ACK, FIN, RST, SYN
 from lab.sink import Sink
 from lab.sniffer import Sniffer
 from lab.syns import SynSource, Wire
@@ -97,6 +101,41 @@ def test_other_ports_concern_the_groups_that_name_them(
     assert site.world.web1.call(outcome, SOMEBODY[family], 587) == result
     assert site.world.web2.call(outcome, SOMEBODY[family], 587) == 0
     assert (attempts(site, WEB1), attempts(site, WEB2)) == (1, 0)
+
+
+def strays(site: Deployment, place: Place, family: int, port: int) -> int:
+    """How many of four packets without a connection get out: SYN, SYN-ACK, FIN, RST."""
+    flow = Flow(ip_address(address(place, family)), ip_address(SOMEBODY[family]), 40_000, port)
+    head = bytes.fromhex((ROUTER_MAC[place.segment] + place.mac).replace(":", "")) + (b"\x08\x00" if family == 4 else b"\x86\xdd")
+    frames = [head + ip(flow, tcp(replace(flow, source_port=40_000 + n), flags))
+              for n, flags in enumerate((SYN, SYN | ACK, FIN | ACK, RST))]
+    with Sniffer(site.world.outside, "eth0", ports=(port,), direction="in") as arrived:
+        getattr(site.world, place.name).call(throw, frames)
+        found = arrived.stop()
+    return len([p for p in found if p.source == address(place, family) and p.destination_port == port and p.source_port >= 40_000])
+
+
+def throw(frames: list[bytes]) -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as wire:
+        wire.bind(("eth0", 0))
+        for frame in frames:
+            wire.send(frame)
+
+
+@both_families
+def test_what_belongs_to_no_connection_follows_the_groups_too(site: Deployment, family: int) -> None:
+    site.amend("", f'[[group]]\nname = "new"\nnetworks = ["{WEB1_NETWORK[family]}"]\nmode = "observe"\nalso_count = [587]')
+    router = site.start_router()
+    assert strays(site, WEB1, family, 25) == 4, "its group observes"
+    assert strays(site, WEB2, family, 25) == 0
+    assert strays(site, WEB1, family, 587) == 4, "only counted"
+    assert strays(site, WEB2, family, 587) == 4, "another group's port"
+    site.write_router_config("observe")
+    site.amend("", f'[[group]]\nname = "strict"\nnetworks = ["{WEB1_NETWORK[family]}"]\nmode = "enforce"')
+    os.kill(router.pid, signal.SIGHUP)
+    wait_until(lambda: site.status()[1]["mode"] == "observe", "mode observe")
+    assert strays(site, WEB1, family, 25) == 0, "its group enforces"
+    assert strays(site, WEB2, family, 25) == 4
 
 
 @both_families
