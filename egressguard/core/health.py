@@ -282,6 +282,9 @@ def _counted(table: Table, settings: Settings) -> Iterator[Finding]:
     if totals.overflow or totals.fanout_overflow:
         yield Finding(Health.DEGRADED, f"a counting set was full: {totals.overflow} attempts without their "
                       f"host, {totals.fanout_overflow} without their destination (blocked all the same)")
+    if totals.mac_overflow:
+        yield Finding(Health.DEGRADED, f"a set of MACs was full: {totals.mac_overflow} packets without their "
+                      "MAC, so a forged address may not show")
     if totals.stray:
         yield Finding(Health.DEGRADED, f"{totals.stray} SMTP packets that no rule had let pass came as far "
                       "as the last line, and were dropped there: something leads around the rules "

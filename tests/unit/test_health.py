@@ -46,6 +46,12 @@ def test_all_well_is_healthy() -> None:
     assert enforces(TABLE)
 
 
+def test_a_full_set_of_macs_is_told_since_it_hides_who_forges() -> None:
+    seen = table(sample=Sample(100.0, Totals(mac_overflow=7)))
+    assert code(seen) is Health.DEGRADED
+    assert "7 packets without their MAC" in findings(seen)[0].text
+
+
 def test_the_fallback_is_named_since_it_shuts_senders_out_too() -> None:
     [first, *_] = findings(replace(GOOD, table=None, fallback=True))
     assert first.health is Health.NOT_ENFORCING
