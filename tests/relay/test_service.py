@@ -24,7 +24,7 @@ def test_a_bad_policy_starts_nothing_and_names_every_mistake(site: Site) -> None
     assert "Traceback" not in milter.log
     milter = site.start('socket = "inet:8892"\nrelay = ""\n')
     assert milter.process.wait(30) == 2
-    assert [line.split(": ")[2] for line in milter.log.splitlines()] == ["relay", "socket"]
+    assert [line.split(": ")[2] for line in milter.log.splitlines()] == ["socket", "relay"]
     assert not site.exchange_path.exists()
 
 
