@@ -13,11 +13,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from egressguard.core.errors import KernelError
+from egressguard.core.errors import EgressguardError, KernelError
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG = 1
 HERE = "/proc/thread-self/ns/net"
+LONGEST_ANSWER = 60_000  # a pipe holds 64 KiB, and nobody reads before the end
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -29,6 +30,36 @@ def unshare(what_for: str) -> None:
         raise KernelError(f"{what_for} needs a network namespace of its own: {reason}; allow user namespaces "
                           "(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces), or give the "
                           "service CAP_SYS_ADMIN (docs/install.md)")
+
+
+def answer_elsewhere(what_for: str, work: Callable[[], str]) -> str:
+    """What `work` answers in an empty network namespace, in a process that ends at once and leaves nothing;
+    what it raises comes as text. Empty when the process died.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _answer(writer, what_for, work)
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return answer
+
+
+def _answer(writer: int, what_for: str, work: Callable[[], str]) -> None:
+    """Never returns: nothing of the parent's clean-up may run twice."""
+    try:
+        unshare(what_for)
+        answer = work()
+    except EgressguardError as error:
+        answer = str(error)
+    except BaseException as error:
+        answer = f"{what_for}: {error!r}"
+    try:
+        os.write(writer, answer.encode()[:LONGEST_ANSWER])
+    finally:
+        os._exit(0)
 
 
 class Away:

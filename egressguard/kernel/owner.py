@@ -5,13 +5,12 @@ the flag `persist` it would go with that socket, so a killed daemon would open t
 Linux 6.9 and nftables 1.1.0 know both flags.
 """
 
-import os
 from functools import cache
 
-from egressguard.core.errors import EgressguardError, KernelError
+from egressguard.core.errors import KernelError
 from egressguard.core.ruleset import TABLE
 from egressguard.kernel import nft
-from egressguard.kernel.namespace import unshare
+from egressguard.kernel.namespace import answer_elsewhere
 from egressguard.kernel.netlink import Netlink
 from egressguard.kernel.ruleset import read_ruleset
 
@@ -23,30 +22,8 @@ OWNED_TABLE = f"table inet {TABLE} {{ flags {FLAGS}; }}"
 @cache
 def why_not() -> str:
     """Why a table can have no owner here; empty when it can. Tried once, in an empty network namespace."""
-    reader, writer = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _child(writer)
-    os.close(writer)
-    with os.fdopen(reader, encoding="utf-8") as pipe:
-        answer = pipe.read()
-    os.waitpid(pid, 0)
+    answer = answer_elsewhere("trying whether a table can have an owner", _tried)
     return "" if answer == "yes" else answer or "the process that tried it died"
-
-
-def _child(writer: int) -> None:
-    """Never returns: nothing of the parent's clean-up may run twice."""
-    try:
-        unshare("trying whether a table can have an owner")
-        answer = _tried()
-    except EgressguardError as error:
-        answer = str(error)
-    except BaseException as error:
-        answer = repr(error)
-    try:
-        os.write(writer, answer.encode()[:4000])
-    finally:
-        os._exit(0)
 
 
 def _tried() -> str:
