@@ -1,7 +1,5 @@
 """`egressguard init`: looks at the machine, asks or takes flags, writes a configuration in mode observe."""
 
-import os
-import shutil
 import socket
 import subprocess
 from dataclasses import replace
@@ -12,8 +10,9 @@ import click
 from egressguard.cli.progress import waiting
 from egressguard.config import DEFAULT_PATH, read_site
 from egressguard.core import survey
-from egressguard.core.errors import ConfigError, EgressguardError
+from egressguard.core.errors import EgressguardError
 from egressguard.core.survey import Candidate, Place
+from egressguard.first_file import write_first
 
 UNIT = "egressguard.service"
 GROUP = "egressguard"
@@ -51,7 +50,7 @@ def init(config: Path, inside: tuple[str, ...], outside: tuple[str, ...], sender
     senders, doubtful = _senders(found, yes)
     senders += [survey.named(text) for text in sender]
     text = survey.configuration(router or socket.gethostname(), chosen, senders, doubtful)
-    _write(config, text)
+    write_first(config, text, read_site, "what was found and named", GROUP)
     click.echo(f"wrote {config}: mode observe, nothing is blocked")
     if start:
         _start(config)
@@ -82,34 +81,6 @@ def _senders(found: list[Candidate], yes: bool) -> tuple[list[Candidate], list[C
                                                          default=candidate.likely)
         (senders if may else doubtful).append(candidate)
     return senders, doubtful
-
-
-def _write(config: Path, text: str) -> None:
-    """Writes the file whole or not at all, and only if it can be used."""
-    new = config.with_name(config.name + ".new")
-    try:
-        config.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, "utf-8")
-        try:
-            read_site(new)
-        except ConfigError as error:
-            raise ConfigError("what was found and named", error.mistakes) from error
-        new.chmod(0o640)
-        if os.geteuid() == 0:
-            _give_to_group(new)
-        new.rename(config)
-    except OSError as error:
-        raise EgressguardError(f"{config}: cannot be written: {error.strerror}") from error
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _give_to_group(path: Path) -> None:
-    """To the daemon's group, which a package has made; without one only root reads it."""
-    try:
-        shutil.chown(path, group=GROUP)
-    except LookupError:
-        return
 
 
 def _start(config: Path) -> None:

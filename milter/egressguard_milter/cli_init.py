@@ -1,7 +1,5 @@
 """`egressguard-milter init`: asks or takes flags, and writes a relay's first policy."""
 
-import os
-import shutil
 import socket
 import sys
 from dataclasses import replace
@@ -10,6 +8,7 @@ from pathlib import Path
 import click
 
 from egressguard.core.errors import ConfigError, EgressguardError
+from egressguard.first_file import write_first
 from egressguard_milter.first_policy import Wishes, next_steps, policy_text
 from egressguard_milter.mistakes import read_policy
 from egressguard_milter.policy import DEFAULT_PATH, Policy
@@ -49,7 +48,7 @@ def init(config: Path, networks: tuple[str, ...], mailservers: tuple[str, ...], 
             mailservers = mailservers or _several("mailservers among them, if any", default="")
         wishes = Wishes(relay or socket.gethostname(), networks, mailservers, messages, endpoint, state,
                         exchange, exchange_key)
-        _write(config, policy_text(wishes))
+        write_first(config, policy_text(wishes), read_policy, "what was named", GROUP)
     except EgressguardError as error:
         for text in str(error).splitlines():
             click.echo(f"egressguard-milter: {text}", err=True)
@@ -88,31 +87,3 @@ def _mta_here(yes: bool) -> str:
 def _several(question: str, default: str | None = None) -> tuple[str, ...]:
     answer: str = click.prompt(question, default=default, show_default=False)
     return tuple(answer.replace(",", " ").split())
-
-
-def _write(config: Path, text: str) -> None:
-    """Writes the file whole or not at all, and only if it can be used."""
-    new = config.with_name(config.name + ".new")
-    try:
-        config.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, "utf-8")
-        try:
-            read_policy(new)
-        except ConfigError as error:
-            raise ConfigError("what was named", error.mistakes) from error
-        new.chmod(0o640)
-        if os.geteuid() == 0:
-            _give_to_group(new)
-        new.rename(config)
-    except OSError as error:
-        raise EgressguardError(f"{config}: cannot be written: {error.strerror}") from error
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _give_to_group(path: Path) -> None:
-    """To the milter's group, which a package has made; without one only root reads it."""
-    try:
-        shutil.chown(path, group=GROUP)
-    except LookupError:
-        return
