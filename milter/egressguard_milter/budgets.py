@@ -27,7 +27,6 @@ from egressguard_milter.journal import line, logger
 
 SLOW_S = 0.05  # a server that takes longer than this for a call would hold up the relay's mail
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 8.0
-CELLS = 64
 
 COUNT = """
 local function width(window) return window * 1000 / 64 end
