@@ -67,9 +67,10 @@ def established(options: argparse.Namespace) -> dict[str, Any]:
             result[f"IPv{family}"] = {"ns": costs, "packet_rate": rates}
             for name, rate in rates.items():
                 print(f"packet rate, IPv{family}, {name:<40} {rate:>6.3f}", flush=True)
-        speeds = flows.throughputs(line, 0.4, 2 * options.rounds)
-    result["throughput"] = flows.ratios(speeds)["egressguard"]
-    print(f"{'throughput, IPv4, egressguard':<60} {result['throughput']:>6.3f}", flush=True)
+        speeds = flows.throughputs(line, 0.05, 40 * options.rounds)
+    result["throughput"] = flows.ratios(speeds)
+    for name, ratio in result["throughput"].items():
+        print(f"throughput, IPv4, {name:<42} {ratio:>6.3f}", flush=True)
     return {**result, "bytes_per_s": speeds}
 
 

@@ -2,10 +2,10 @@
 packets a second, and how many bytes. Connection tracking is on in both.
 """
 
+import os
 import socket
 import statistics
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +17,12 @@ from lab.network import SOMEBODY4, SOMEBODY6
 from lab.packets import TCP
 from lab.syns import checksum
 
-CHUNK = bytes(1 << 20)
+CHUNK = bytes(1 << 18)
 PORT = 8080
 NONE = "no egressguard"
+AGAIN = "no egressguard, again"
 RULESETS = {NONE: TRACKED, "egressguard": egressguard(100)}
+THROUGHPUT = {**RULESETS, AGAIN: TRACKED}
 # What hanging into the two hooks costs by itself, and with the shortest question about a port in each.
 HOOKS = """table inet hooks {{
     chain early {{
@@ -86,37 +88,58 @@ def _whole(frame: bytes, family: int) -> bytes:
 
 
 def throughputs(line: Line, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Bytes a second of one real TCP connection, in each round."""
-    found: dict[str, list[float]] = {name: [] for name in RULESETS}
-    for _ in range(rounds):
-        for name, ruleset in RULESETS.items():
-            line.load(ruleset)
-            found[name].append(_throughput(line, seconds))
+    """Bytes a second of one real TCP connection that lives through all rounds, in slices of each ruleset.
+
+    Sender and receiver have a core each and short slices take turns: what the scheduler does and what else the
+    machine does moves a single slice by a tenth and more. `AGAIN` shows what that leaves between equals.
+    """
+    found: dict[str, list[float]] = {name: [] for name in THROUGHPUT}
+    with _stream(line) as client:
+        for number in range(rounds):
+            for name in list(THROUGHPUT)[::1 if number % 2 else -1]:
+                line.load(THROUGHPUT[name])
+                client.sendall(CHUNK)
+                found[name].append(_throughput(client, seconds))
     return found
 
 
-def _throughput(line: Line, seconds: float) -> float:
-    listener = line.outside.call(socket.create_server, ("0.0.0.0", 8080))
-    client = line.host.call(socket.create_connection, (SOMEBODY4, 8080), 5)
-    server, _ = listener.accept()
-    received = [0]
+@contextmanager
+def _stream(line: Line) -> Iterator[socket.socket]:
+    """A connection through the router into a process that only receives."""
+    cores = sorted(os.sched_getaffinity(0))
+    with line.outside.call(socket.create_server, ("0.0.0.0", PORT)) as listener:
+        client = line.host.call(socket.create_connection, (SOMEBODY4, PORT), 5)
+        server, _ = listener.accept()
+    with client, server:
+        if not (child := os.fork()):
+            _receive(server, client, cores[-1])
+        os.sched_setaffinity(0, cores[:1])
+        try:
+            yield client
+        finally:
+            os.sched_setaffinity(0, cores)
+            client.shutdown(socket.SHUT_RDWR)
+            os.waitpid(child, 0)
 
-    def sink() -> None:
+
+def _receive(server: socket.socket, client: socket.socket, core: int) -> None:
+    """All that the child does; it ends with the connection."""
+    try:
+        os.sched_setaffinity(0, [core])
+        client.close()
         buffer = bytearray(1 << 20)
-        while size := server.recv_into(buffer):
-            received[0] += size
+        while server.recv_into(buffer):
+            pass
+    finally:
+        os._exit(0)
 
-    reader = threading.Thread(target=sink)
-    reader.start()
-    began = time.monotonic()
+
+def _throughput(client: socket.socket, seconds: float) -> float:
+    sent, began = 0, time.monotonic()
     while time.monotonic() - began < seconds:
         client.sendall(CHUNK)
-    client.close()
-    reader.join()
-    took_s = time.monotonic() - began
-    server.close()
-    listener.close()
-    return received[0] / took_s
+        sent += len(CHUNK)
+    return sent / (time.monotonic() - began)
 
 
 def ratios(values: dict[str, list[float]]) -> dict[str, float]:
