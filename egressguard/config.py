@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from egressguard.core.errors import Mistake
-from egressguard.core.settings import Settings, mistakes
+from egressguard.core.mistakes import mistakes
+from egressguard.core.settings import Settings
 from egressguard.toml_file import parse, read_text
 
 DEFAULT_PATH = Path("/etc/egressguard/egressguard.toml")

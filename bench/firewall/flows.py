@@ -90,8 +90,8 @@ def _whole(frame: bytes, family: int) -> bytes:
 def throughputs(line: Line, seconds: float, rounds: int) -> dict[str, list[float]]:
     """Bytes a second of one real TCP connection that lives through all rounds, in slices of each ruleset.
 
-    Sender and receiver have a core each and short slices take turns: what the scheduler does and what else the
-    machine does moves a single slice by a tenth and more. `AGAIN` shows what that leaves between equals.
+    Sender and receiver have a core each and short slices take turns: what the scheduler does and what else
+    the machine does moves a single slice by a tenth and more. `AGAIN` shows what that leaves between equals.
     """
     found: dict[str, list[float]] = {name: [] for name in THROUGHPUT}
     with _stream(line) as client:

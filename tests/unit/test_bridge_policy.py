@@ -7,10 +7,11 @@ import pytest
 
 from egressguard.core.bridge_policy import desired, leases
 from egressguard.core.hosts import Host
+from egressguard.core.mistakes import mistakes
 from egressguard.core.orders import Order
 from egressguard.core.path_settings import Bridge, LastLine, Redirect, Sinkhole
 from egressguard.core.policy import redirect_sets
-from egressguard.core.settings import Group, Inside, Own, Sender, Settings, mistakes
+from egressguard.core.settings import Group, Inside, Own, Sender, Settings
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER
 from egressguard.core.wanted import Here, elements, kept, tables
 
