@@ -15,6 +15,7 @@ from egressguard.core.errors import Mistake
 
 Place = tuple[str | int, ...]
 ANY = "*"
+_types: dict[type, dict[str, Any]] = {}
 
 
 def remains(data: Any, kind: type, broken: Iterable[Place]) -> Any:
@@ -57,13 +58,19 @@ def kind_at(kind: Any, place: Place) -> Any:
     """What dataclass `kind` wants at `place`; None where it wants nothing."""
     for word in place:
         if dataclasses.is_dataclass(kind) and isinstance(word, str):
-            kind = typing.get_type_hints(kind).get(word)
+            kind = _types_of(kind).get(word)
         else:
             inner = typing.get_args(kind)
             kind = inner[-1 if typing.get_origin(kind) is dict else 0] if inner else None
         if isinstance(kind, types.UnionType):
             kind = typing.get_args(kind)[0]
     return kind
+
+
+def _types_of(kind: Any) -> dict[str, Any]:
+    if kind not in _types:
+        _types[kind] = typing.get_type_hints(kind)
+    return _types[kind]
 
 
 def _meet(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -83,7 +90,7 @@ def _blank(kind: Any, place: Place) -> Any:
 def _empty(kind: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         needed = [field.name for field in dataclasses.fields(kind) if _is_needed(field)]
-        return {name: _empty(typing.get_type_hints(kind)[name]) for name in needed}
+        return {name: _empty(_types_of(kind)[name]) for name in needed}
     return [] if typing.get_origin(kind) is tuple else ""
 
 

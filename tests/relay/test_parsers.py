@@ -1,12 +1,12 @@
 """Nothing that anybody can write makes a parser fail in a way of its own: a value, or the error it promises."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 
 from egressguard.core.documents import (
@@ -35,7 +35,7 @@ from egressguard_milter.ze_filter import (
     SWITCHES,
 )
 from tests.promises import promise
-from tests.relay.fuzzing import fuzz
+from tests.relay.fuzzing import MemoryFile, changed, fuzz
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
@@ -82,18 +82,32 @@ def toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, (bool, float)) else json.dumps(value)
 
 
-def test_any_policy_is_a_policy_or_a_list_of_mistakes(tmp_path: Path, full: bool) -> None:
-    path = tmp_path / "policy.toml"
-
+def test_a_parser_that_fails_at_what_was_not_drawn_is_found_and_the_case_is_named() -> None:
     def check(text: str) -> None:
-        path.write_text(text, "utf-8", "surrogatepass")
+        assert isinstance(text, str)
+        if "\x85" in text:
+            raise ZeroDivisionError
+    with pytest.raises(AssertionError, match=r"ZeroDivisionError: : the case: \(.*\\x85"):
+        changed(check, [("a = 1",), ("b = 2",)], 20_000)
+
+
+@pytest.fixture
+def file() -> Iterator[MemoryFile]:
+    found = MemoryFile()
+    yield found
+    found.close()
+
+
+def test_any_policy_is_a_policy_or_a_list_of_mistakes(file: MemoryFile, full: bool) -> None:
+    def check(text: str) -> None:
+        file.write(text, "surrogatepass")
         try:
-            policy = read_policy(path)
+            policy = read_policy(file.path)
             Directory(policy).client(ip_address("192.0.2.1"), "www.a.example")
         except ConfigError as error:
             assert error.mistakes
         with suppress(ConfigError):
-            assert read_control_path(path).is_absolute()
+            assert read_control_path(file.path).is_absolute()
     texts = (TABLES | st.dictionaries(KEYS, VALUES, max_size=4)).map(
         lambda table: "\n".join(f"{key} = {toml(value)}" for key, value in table.items()))
     fuzzed("a policy", full, check, texts | st.text(max_size=60))
@@ -114,14 +128,12 @@ SETTINGS = st.builds("{} {}".format, st.sampled_from([*SWITCHES, *DEFAULTS, "CHE
 FILES = st.lists(ENTRIES | SETTINGS | st.text(max_size=30), max_size=8).map("\n".join)
 
 
-def test_any_import_becomes_a_policy_that_can_be_read(tmp_path: Path, full: bool) -> None:
-    path = tmp_path / "policy.toml"
-
+def test_any_import_becomes_a_policy_that_can_be_read(file: MemoryFile, full: bool) -> None:
     def check(of_sendmail: bool, text: str) -> None:
         draft = import_text(text, "access" if of_sendmail else "ze-filter")
         assert all("\n" not in remark.text for remark in draft.remarks)
-        path.write_text(draft.toml("file"), "utf-8")
-        Directory(read_policy(path)).client(ip_address("2001:db8::1"), "host.example")
+        file.write(draft.toml("file"))
+        Directory(read_policy(file.path)).client(ip_address("2001:db8::1"), "host.example")
     fuzzed("an import of ze-filter's policy or sendmail's access", full, check,
            st.booleans(), FILES)
 
