@@ -36,6 +36,7 @@ COMPLETIONS = {"bash": "bash-completion/completions/{name}", "zsh": "zsh/vendor-
                "fish": "fish/vendor_completions.d/{name}.fish"}
 SHORT = {"Apache 2": "Apache-2.0"}  # what older metadata says, by its short name in DEP-5
 UNITS = "usr/lib/systemd/system/"
+SAMPLE = "milter/egressguard-milter.toml"
 MAINTAINER = "the egressguard project <egressguard@example.org>"
 
 
@@ -50,7 +51,6 @@ class Package:
     depends: tuple[str, ...]
     files: dict[str, str]  # from the checkout (a folder as a whole) to the machine
     links: dict[str, str] = field(default_factory=dict)
-    conffiles: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
 
@@ -67,7 +67,7 @@ ROUTER = Package(
      "systemd/egressguard.tmpfiles": "usr/lib/tmpfiles.d/egressguard.conf",
      "docs": "usr/share/doc/egressguard/", "rules/README.md": "usr/share/doc/egressguard/rules.md",
      "milter/README.md": "usr/share/doc/egressguard/milter.md",
-     "milter/egressguard-milter.toml": "usr/share/doc/egressguard/examples/",
+     SAMPLE: "usr/share/doc/egressguard/examples/",
      "contrib/prometheus": "usr/share/egressguard/prometheus/"},
     {"usr/lib/egressguard/rules": "python/egressguard/rules"})
 MILTER = Package(
@@ -76,10 +76,11 @@ MILTER = Package(
     "while a router suspects the client.", "egressguard_milter.cli", (),
     {"systemd/egressguard-milter.service": UNITS,
      "systemd/egressguard-milter.sysusers": "usr/lib/sysusers.d/egressguard-milter.conf",
-     "milter/egressguard-milter.toml": "etc/egressguard/",
+     # The postinst makes the first policy of it. No conffile: people write the policy, and no upgrade asks.
+     SAMPLE: "usr/share/egressguard-milter/",
      "milter/README.md": "usr/share/doc/egressguard-milter/",
      "contrib/prometheus": "usr/share/egressguard-milter/prometheus/"},
-    conffiles=("/etc/egressguard/egressguard-milter.toml",), without=("pyroute2", "rich"))
+    without=("pyroute2", "rich"))
 STATE = '\nstate = ""', '\nstate = "/var/lib/egressguard-milter/counts"'
 
 LAUNCHER = """#!/usr/bin/python3 -I
@@ -129,7 +130,7 @@ def stage(package: Package, wheel: Path, tree: Path) -> None:
     changelog = tree / "usr/share/doc" / package.name / "changelog.gz"
     changelog.write_bytes(gzip.compress((ROOT / "CHANGELOG.md").read_bytes(), 9, mtime=0))
     if package is MILTER:
-        sample = tree / "etc/egressguard/egressguard-milter.toml"
+        sample = tree / "usr/share/egressguard-milter/egressguard-milter.toml"
         text = sample.read_text()
         if STATE[0] not in text:
             sys.exit("package: the milter's sample has no `state`")
@@ -243,8 +244,6 @@ def build(package: Package, tree: Path, folder: Path) -> Path:
     for script in ("postinst", "prerm", "postrm"):
         shutil.copyfile(ROOT / "debian" / f"{package.name}.{script}", control / script)
         (control / script).chmod(0o755)
-    if package.conffiles:
-        (control / "conffiles").write_text("".join(f"{path}\n" for path in package.conffiles))
     (control / "md5sums").write_text("".join(sums(tree)))
     version = f"{project_version()}-{os.environ.get('PACKAGE_REVISION', '1')}~deb{debian_version()}"
     (control / "control").write_text(control_text(package, tree, version))

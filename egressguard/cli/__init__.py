@@ -20,7 +20,6 @@ from egressguard.cli.folding import folded
 from egressguard.cli.history import history_json, history_text
 from egressguard.cli.host_argument import HOST
 from egressguard.cli.init import init
-from egressguard.cli.mta_config import mta_config
 from egressguard.cli.notify import notify
 from egressguard.cli.options import config_option, json_option
 from egressguard.cli.progress import waiting
@@ -30,6 +29,7 @@ from egressguard.command_line import add_examples, completion, finish
 from egressguard.config import read_site
 from egressguard.core.health import findings, health, standings
 from egressguard.core.hosts import Host
+from egressguard.mta_config.command import mta_config
 
 FAILED = 4
 

@@ -61,7 +61,7 @@ def _entries(network: Network) -> Iterator[str]:
     length = -(-network.prefixlen // step) * step
     count = 1 << (length - network.prefixlen)
     if count > MOST_ENTRIES:
-        raise ConfigError("egressguard mta-config", [Mistake(
+        raise ConfigError("mta-config", [Mistake(
             "--network", f"{network} would be {count} lines, since sendmail's access map knows multiples of "
                          f"/{step} only; write the /{length} networks in use, or a /{length - step}")])
     for part_of in network.subnets(new_prefix=length):

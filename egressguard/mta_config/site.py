@@ -45,7 +45,7 @@ def site(role: str, relays: Sequence[str], networks: Sequence[str], milter: str,
     found = [*_role_mistakes(role, relays, networks), *_relay_mistakes(relays), *_network_mistakes(networks),
              *_milter_mistakes(milter), *_time_mistakes(queue_run, queue_age)]
     if found:
-        raise ConfigError("egressguard mta-config", found)
+        raise ConfigError("mta-config", found)
     return Site(tuple(relays), tuple(map(ip_network, networks)), _milter(milter), queue_run, queue_age)
 
 

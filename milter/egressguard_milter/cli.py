@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from egressguard.command_line import add_examples, completion, fail, finish
 from egressguard.core.errors import ConfigError, EgressguardError
+from egressguard.mta_config.command import mta_config
 from egressguard_milter import shown
 from egressguard_milter.cli_check import check
 from egressguard_milter.cli_init import init
@@ -146,6 +148,7 @@ def import_(file: Path, source: str, output: Path | None) -> None:
 
 cli.add_command(check)
 cli.add_command(init)
+cli.add_command(copy(mta_config))  # its examples are this program's
 cli.add_command(completion("egressguard-milter"))
 add_examples(cli, EXAMPLES)
 

@@ -14,6 +14,7 @@ from egressguard_milter.mistakes import read_policy
 from egressguard_milter.policy import DEFAULT_PATH, Policy
 
 GROUP = "egressguard-milter"
+PACKAGED = Path("/usr/share/egressguard-milter/egressguard-milter.toml")
 MTAS = {"postfix": Path("/etc/postfix/main.cf"), "sendmail": Path("/etc/mail/sendmail.cf")}
 
 
@@ -60,18 +61,21 @@ def init(config: Path, networks: tuple[str, ...], mailservers: tuple[str, ...], 
 
 
 def _state_to_keep(config: Path, force: bool) -> str:
-    """The state folder of the sample that a package has put there. Raises EgressguardError at a policy."""
-    if not config.exists():
-        return ""
-    try:
-        there = read_policy(config)
-    except ConfigError:
-        there = None
-    if there is not None and replace(there, state="") == Policy():
-        return there.state
-    if not force:
+    """The state folder that is there, or that the package's sample names. EgressguardError at a policy."""
+    there = _readable(config)
+    untouched = there is not None and replace(there, state="") == Policy()
+    if config.exists() and not untouched and not force:
         raise EgressguardError(f"{config}: is a policy already; --force writes over it")
+    if there is None and config == DEFAULT_PATH:
+        there = _readable(PACKAGED)  # its unit may write there, and hardly anywhere else
     return there.state if there is not None else ""
+
+
+def _readable(path: Path) -> Policy | None:
+    try:
+        return read_policy(path)
+    except ConfigError:
+        return None
 
 
 def _mta_here(yes: bool) -> str:

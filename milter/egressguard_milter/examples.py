@@ -21,6 +21,10 @@ EXAMPLES = {
         egressguard-milter init
         egressguard-milter init --yes --network 198.51.100.0/24 --config /etc/egressguard/new.toml
     """,
+    "mta-config": """
+        egressguard-milter mta-config --mta postfix --role relay --network 198.51.100.0/24
+        egressguard-milter mta-config --mta sendmail --role client --relay 192.0.2.10
+    """,
     "reload": "egressguard-milter reload",
     "run": "egressguard-milter run --config /etc/egressguard/egressguard-milter.toml",
     "status": """

@@ -46,7 +46,7 @@ def next_steps(wishes: Wishes, mta: str, config: str) -> list[str]:
     networks = "".join(f" --network {network}" for network in wishes.networks)
     socket = "" if wishes.socket == Wishes.socket else f" --milter {wishes.socket}"
     return ["systemctl restart egressguard-milter" if not config else f"egressguard-milter run{chosen}",
-            f"egressguard mta-config --mta {mta} --role relay{networks}{socket}",
+            f"egressguard-milter mta-config --mta {mta} --role relay{networks}{socket}",
             f"egressguard-milter check {where}{chosen}",
             f"egressguard-milter status{chosen}"]
 

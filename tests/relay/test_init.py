@@ -8,7 +8,6 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from egressguard.cli import cli as router
 from egressguard_milter import cli_init
 from egressguard_milter.cli import cli
 from egressguard_milter.first_policy import Wishes, policy_text
@@ -70,9 +69,9 @@ def test_without_asking_an_mta_is_not_guessed(there: tuple[str, ...], said: str,
 def test_the_commands_it_names_are_commands(tmp_path: Path) -> None:
     done = init(tmp_path / "policy.toml", "--yes", "--mta", "postfix", "--network", "198.51.100.0/24", "--socket", "inet:8893@::1")
     steps = [shlex.split(line) for line in done.output.partition("next:\n")[2].splitlines()]
-    assert [step[:2] for step in steps] == [["egressguard-milter", "run"], ["egressguard", "mta-config"],
+    assert [step[:2] for step in steps] == [["egressguard-milter", "run"], ["egressguard-milter", "mta-config"],
                                             ["egressguard-milter", "check"], ["egressguard-milter", "status"]]
-    printed = CliRunner().invoke(router, steps[1][1:])
+    printed = CliRunner().invoke(cli, steps[1][1:])
     assert printed.exit_code == 0
     assert "inet:[::1]:8893, default_action=tempfail" in printed.output
     for step in (steps[0], *steps[2:]):
@@ -85,6 +84,22 @@ def test_a_sample_in_which_nothing_was_changed_is_written_over_and_its_folder_ke
     assert init(config, "--yes", "--mta", "postfix", "--network", "198.51.100.0/24").exit_code == 0
     assert read_policy(config).state == f"{tmp_path}/counts"
     assert set(written(config)) == {"198.51.100.0/24"}
+
+
+def test_where_the_policy_is_gone_the_state_folder_is_the_one_that_the_unit_may_write_to(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged, config = tmp_path / "sample.toml", tmp_path / "policy.toml"
+    packaged.write_text(SAMPLE.replace('\nstate = ""', f'\nstate = "{tmp_path}/counts"'))
+    monkeypatch.setattr(cli_init, "PACKAGED", packaged)
+    monkeypatch.setattr(cli_init, "DEFAULT_PATH", config)
+    for there in (None, "[limits\n"):
+        if there is not None:
+            config.write_text(there)
+        assert init(config, "--yes", "--force", "--mta", "postfix").exit_code == 0
+        assert read_policy(config).state == f"{tmp_path}/counts"
+    elsewhere = tmp_path / "elsewhere.toml"
+    assert init(elsewhere, "--yes", "--mta", "postfix").exit_code == 0
+    assert read_policy(elsewhere).state == ""
 
 
 @pytest.mark.parametrize("there", [SAMPLE.replace("messages = 40 ", "messages = 50 "), "[limits\n"])

@@ -95,4 +95,4 @@ def test_a_mistake_is_named_with_its_option_and_what_would_be_right(arguments: l
 
 def test_all_mistakes_are_named_at_once() -> None:
     done = mta_config("--mta", "postfix", "--role", "relay", "--relay", "x", "--network", "y", "--milter", "z")
-    assert done.stderr.count("egressguard mta-config: --") == 4
+    assert done.stderr.count("egressguard: mta-config: --") == 4

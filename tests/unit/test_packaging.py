@@ -48,6 +48,15 @@ def test_no_link_of_an_installed_document_is_dead(build: ModuleType, name: str, 
     assert not list(tree.rglob("*.service/*")), "a file is no folder"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_package_has_a_file_that_people_change(build: ModuleType, name: str, tmp_path: Path) -> None:
+    """Else dpkg would ask about it at an upgrade: what lies in /etc is written by `init` and the postinst."""
+    tree = staged(build, name, tmp_path)
+    assert not (tree / "etc").exists()
+    sample = tree / "usr/share" / name / f"{name}.toml"
+    assert (name == "egressguard-milter") == sample.exists()
+
+
 def test_both_readmes_are_beside_the_manual(build: ModuleType, tmp_path: Path) -> None:
     manual = staged(build, "egressguard", tmp_path) / "usr/share/doc/egressguard"
     assert "(rules.md)" in (manual / "README.md").read_text()

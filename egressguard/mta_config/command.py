@@ -1,4 +1,4 @@
-"""`egressguard mta-config`: prints what to write into an MTA's configuration, and changes nothing."""
+"""`mta-config` of both programs: prints what to write into an MTA's configuration, and changes nothing."""
 
 import click
 
@@ -33,6 +33,6 @@ def mta_config(mta: str, role: str, relays: tuple[str, ...], networks: tuple[str
         return
     chosen = [part.text for part in found if part.where == only]
     if not chosen:
-        raise ConfigError("egressguard mta-config", [Mistake(
+        raise ConfigError("mta-config", [Mistake(
             "--only", f"{only[:80]!r} is none of its files; they are {', '.join(p.where for p in found)}")])
     click.echo("".join(chosen), nl=False)
