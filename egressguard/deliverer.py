@@ -4,7 +4,7 @@ does can hold up a round, and nothing it brings down is the daemon.
     python -m egressguard.deliverer     (what to do comes as one line of JSON on standard input)
 
 It gives its capabilities up, is as nice as can be, and ends when its standard input does: with the daemon.
-Each channel has a thread, so that one that hangs does not keep the others waiting.
+Each channel has a thread, so that one that hangs does not keep the others waiting, and one for tests.
 """
 
 import ctypes
@@ -16,8 +16,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -27,7 +29,7 @@ from egressguard.core.errors import DatabaseError
 from egressguard.core.notify_settings import Notify
 from egressguard.database import Database
 from egressguard.notify import NotDelivered, deliver
-from egressguard.outbox import Outbox
+from egressguard.outbox import TEST, Outbox
 from egressguard.own_program import own_program
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ RESTART_S = 30.0
 NICE = 19
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4  # linux/prctl.h
 CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+Work = Callable[[Outbox, str, str, Notify], None]
 
 
 class Deliverer:
@@ -91,20 +94,21 @@ def main() -> None:
     give_up_capabilities()
     notify = TypeAdapter(Notify).validate_python(orders["notify"])
     for channel in notify.channels():
-        threading.Thread(target=serve, args=(channel, Path(orders["database"]), orders["router"], notify),
-                         name=channel, daemon=True).start()
+        for work in (partial(_deliver, due_s={}), _try):
+            threading.Thread(
+                target=serve, args=(work, channel, Path(orders["database"]), orders["router"], notify),
+                name=channel, daemon=True).start()
     sys.stdin.read()
     os._exit(0)  # a delivery that is under way is made again
 
 
-def serve(channel: str, path: Path, router: str, notify: Notify) -> None:
-    """Delivers what waits for `channel`, for ever."""
-    due_s: dict[int, float] = {}
+def serve(work: Work, channel: str, path: Path, router: str, notify: Notify) -> None:
+    """Does `work` for `channel`, for ever."""
     while True:
         try:
             database = Database(path, boot_id())
             try:
-                _serve(Outbox(database, boot_id()), channel, router, notify, due_s)
+                work(Outbox(database, boot_id()), channel, router, notify)
             finally:
                 database.close()
         except DatabaseError as error:
@@ -112,7 +116,7 @@ def serve(channel: str, path: Path, router: str, notify: Notify) -> None:
         time.sleep(LOOK_EVERY_S)
 
 
-def _serve(outbox: Outbox, channel: str, router: str, notify: Notify, due_s: dict[int, float]) -> None:
+def _deliver(outbox: Outbox, channel: str, router: str, notify: Notify, due_s: dict[int, float]) -> None:
     for waiting in outbox.waiting(channel):
         if due_s.get(waiting.number, 0.0) > time.monotonic():
             continue
@@ -122,10 +126,23 @@ def _serve(outbox: Outbox, channel: str, router: str, notify: Notify, due_s: dic
             wait_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(waiting.tries, 10))
             due_s[waiting.number] = time.monotonic() + wait_s
             log.error("alert=%d tried again in %.0f s: %s", waiting.number, wait_s, error)
-            outbox.failed(waiting.number, str(error))
+            outbox.tried(waiting.number, str(error))
         else:
             due_s.pop(waiting.number, None)
             outbox.delivered(waiting.number)
+
+
+def _try(outbox: Outbox, channel: str, router: str, notify: Notify) -> None:
+    """Tries each test once; whoever has asked for it takes it out."""
+    for test in outbox.waiting(TEST + channel):
+        if test.tries:
+            continue
+        try:
+            deliver(channel, test.alert, test.number, router, notify)
+        except NotDelivered as error:
+            outbox.tried(test.number, str(error))
+        else:
+            outbox.tried(test.number, "")
 
 
 def give_up_capabilities() -> None:

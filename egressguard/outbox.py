@@ -13,7 +13,10 @@ from egressguard.core.notify_settings import Notify
 from egressguard.database import Database
 
 HOUR_S = 3600.0
+TEST = "test:"  # stands before the channel of a test, which waits for one try and for nobody's turn
 MOST_WAITING = 10_000
+TEST_LIFETIME_S = 600
+NO_TEST = f"channel NOT LIKE '{TEST}%'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +92,12 @@ class Outbox:
 
     def waiting_count(self) -> int:
         """How many deliveries are outstanding."""
-        return int(self._database.rows("SELECT count(*) FROM outbox")[0][0])
+        return int(self._database.rows(f"SELECT count(*) FROM outbox WHERE {NO_TEST}")[0][0])
 
     def waiting(self, channel: str | None = None) -> list[Waiting]:
-        """What waits, oldest first."""
-        rows = self._database.rows("SELECT number, channel, body, tries, error, wall FROM outbox"
-                                   " WHERE ?1 IS NULL OR channel = ?1 ORDER BY number", channel)
+        """What waits, oldest first; tests only when they are asked for, by `TEST` and the channel."""
+        rows = self._database.rows("SELECT number, channel, body, tries, error, wall FROM outbox WHERE"
+                                   f" channel = ?1 OR ?1 IS NULL AND {NO_TEST} ORDER BY number", channel)
         return [Waiting(number, where, Alert(**json.loads(body)), tries, error, wall)
                 for number, where, body, tries, error, wall in rows]
 
@@ -103,8 +106,22 @@ class Outbox:
         with self._database.transaction() as db:
             db.execute("DELETE FROM outbox WHERE number = ?", (number,))
 
-    def failed(self, number: int, error: str) -> None:
-        """Notes why it is still there."""
+    def post_tests(self, alert: Alert, channels: Iterable[str]) -> dict[str, int]:
+        """Puts a test for each channel into the outbox; their numbers. What such a test left behind goes."""
+        with self._database.transaction() as db:
+            db.execute(f"DELETE FROM outbox WHERE NOT {NO_TEST} AND wall < strftime(?, 'now', ?)",
+                       ("%Y-%m-%dT%H:%M:%fZ", f"-{TEST_LIFETIME_S} seconds"))
+            return {channel: int(db.execute("INSERT INTO outbox (channel, body) VALUES (?, ?)",
+                                            (TEST + channel, json.dumps(asdict(alert)))).lastrowid or 0)
+                    for channel in channels}
+
+    def outcome(self, number: int) -> str | None:
+        """Why the last try of what is there failed, empty when it did not; None before there was one."""
+        rows = self._database.rows("SELECT error FROM outbox WHERE number = ? AND tries", number)
+        return str(rows[0][0]) if rows else None
+
+    def tried(self, number: int, error: str) -> None:
+        """Notes how a try ended, and thus why it is still there."""
         with self._database.transaction() as db:
             db.execute("UPDATE outbox SET tries = tries + 1, error = ? WHERE number = ?",
                        (error[:500], number))

@@ -1,6 +1,7 @@
 """Alerts on their way: a real mail server and a real web server get them, once they are there, and no round waits."""
 
 import json
+import signal
 import socket
 import subprocess
 import threading
@@ -53,7 +54,7 @@ def web_server(host: Namespace, status: int = 204) -> Iterator[list[dict[str, An
 @pytest.fixture
 def site(site: Deployment, tmp_path: Path) -> Deployment:
     script = tmp_path / "on-alert"
-    script.write_text(f"#!/bin/sh\ncat >>{tmp_path}/alerts.json\necho >>{tmp_path}/alerts.json\ncat /proc/self/status >{tmp_path}/status\n")
+    script.write_text(f"#!/bin/sh\ncat >>{tmp_path}/alerts.json\necho >>{tmp_path}/alerts.json\ncat /proc/self/status >{tmp_path}/status\necho $PPID >{tmp_path}/parent\n")
     script.chmod(0o755)
     site.amend("", f"""
 [notify]
@@ -133,12 +134,8 @@ def test_a_server_that_hangs_and_a_command_that_hangs_hold_up_nobody(site: Deplo
 
 def test_the_deliverers_death_is_not_the_daemons_and_it_comes_back(site: Deployment) -> None:
     router = site.start_router()
-    def children() -> list[str]:
-        return subprocess.run(["pgrep", "-P", str(router.pid), "-f", "egressguard.deliverer"], text=True, capture_output=True,
-                              check=False).stdout.split()
-
-    wait_until(lambda: bool(children()), "the deliverer")
-    subprocess.run(["kill", "-9", *children()], check=True)
+    wait_until(lambda: bool(deliverer_of(router)), "the deliverer")
+    subprocess.run(["kill", "-9", deliverer_of(router)], check=True)
     time.sleep(1)
     assert site.status()[0] == 0
     spam(site)
@@ -146,17 +143,64 @@ def test_the_deliverers_death_is_not_the_daemons_and_it_comes_back(site: Deploym
         assert sink.wait_for(1, timeout_s=60)
 
 
+BY_COMMAND = "delivered by this command: no running daemon was found, and what its unit forbids was not tried"
+
+
 def test_a_test_goes_to_every_channel_and_says_which_failed(site: Deployment) -> None:
+    """Without a daemon: by the command itself, which says so."""
     done = site.egressguard("notify", "--test")
     assert done.returncode == 4
-    assert "command: delivered" in done.stdout
+    assert f"command: {BY_COMMAND}" in done.stdout
     assert "mail: " in done.stderr
     assert "webhook: " in done.stderr
+    assert "(tried by the command)" in done.stderr
     with Sink(site.world.mailserver) as sink, web_server(site.world.mailserver, 500):
         done = site.egressguard("notify", "--test")
         assert "a test from router" in sink.wait_for(1)[0].subject
-    assert done.stdout.splitlines() == ["mail: delivered", "command: delivered"]
+    assert done.stdout.splitlines() == [f"mail: {BY_COMMAND}", f"command: {BY_COMMAND}"]
     assert "the answer was 500" in done.stderr
+
+
+def deliverer_of(router: subprocess.Popen[Any]) -> str:
+    return subprocess.run(["pgrep", "-P", str(router.pid), "-f", "egressguard.deliverer"], text=True, capture_output=True,
+                          check=False).stdout.strip()
+
+
+def test_the_running_daemon_sends_the_test_and_says_which_channel_failed(site: Deployment, tmp_path: Path) -> None:
+    router = site.start_router()
+    with Sink(site.world.mailserver) as sink, web_server(site.world.mailserver, 500):
+        done = site.egressguard("notify", "--test")
+        assert "a test from router" in sink.wait_for(1)[0].subject
+        assert done.returncode == 4
+        assert done.stdout.splitlines() == ["mail: delivered by the daemon", "command: delivered by the daemon"]
+        assert "the answer was 500" in done.stderr
+        assert "(tried by the daemon)" in done.stderr
+        assert (tmp_path / "parent").read_text().strip() == deliverer_of(router), "from the process that delivers alerts"
+    answer = json.loads(site.egressguard("notify", "--test", "--json").stdout)
+    assert [(one["channel"], one["delivered"], one["by"]) for one in answer] == [
+        ("mail", False, "daemon"), ("webhook", False, "daemon"), ("command", True, "daemon")]
+    assert json.loads(site.egressguard("notify", "--json").stdout) == [], "a test that failed waits for nothing"
+
+
+def test_a_test_is_not_kept_waiting_by_an_alert_that_hangs(site: Deployment, tmp_path: Path) -> None:
+    hangs = '#!/bin/sh\nread -r line\ncase $line in *\'"kind": "test"\'*) exit 0 ;; esac\nsleep 1000\n'
+    (tmp_path / "on-alert").write_text(hangs)
+    site.start_router()
+    spam(site)
+    wait_until(lambda: any(w["channel"] == "command" for w in json.loads(site.egressguard("notify", "--json").stdout)), "an alert")
+    assert "command: delivered by the daemon" in site.egressguard("notify", "--test").stdout
+
+
+def test_a_configuration_that_is_not_in_force_is_not_tested(site: Deployment) -> None:
+    router = site.start_router()
+    site.amend(f'mail_to = ["{TO}"]', 'mail_to = ["other@example.org"]')
+    done = site.egressguard("notify", "--test")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "the running daemon has another [notify] in force: reload it first" in done.stderr
+    router.send_signal(signal.SIGHUP)
+    with Sink(site.world.mailserver) as sink:
+        wait_until(lambda: "mail: delivered by the daemon" in site.egressguard("notify", "--test").stdout, "the reload")
+        assert sink.wait_for(1)[0].recipients == ("other@example.org",)
 
 
 def test_without_a_channel_there_is_nothing_to_try(site: Deployment) -> None:

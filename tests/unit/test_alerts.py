@@ -20,7 +20,7 @@ from egressguard.core.verdict import State, Transition
 from egressguard.database import Database
 from egressguard.heartbeat import Pulse
 from egressguard.notify import mail_of
-from egressguard.outbox import Outbox
+from egressguard.outbox import TEST, Outbox
 
 WHERE = Where("router", lambda s: f"{s:.0f} s+00:00")
 NOTIFY = Notify(mail_to=("noc@example.org",), mail_from="egressguard@example.org", mail_server="192.0.2.20", webhook="http://192.0.2.1/", most_per_hour=3)
@@ -76,11 +76,35 @@ def test_another_boots_times_hold_nothing_back(database: Database) -> None:
 def test_what_failed_waits_with_the_reason_and_what_was_delivered_is_gone(outbox: Outbox) -> None:
     outbox.post([alert()], NOTIFY, WHERE, 1.0)
     first, second = outbox.waiting()
-    outbox.failed(first.number, "nobody listens")
+    outbox.tried(first.number, "nobody listens")
     outbox.delivered(second.number)
     left = outbox.waiting()
     assert [(w.number, w.tries, w.error) for w in left] == [(first.number, 1, "nobody listens")]
     assert left[0].alert == alert()
+
+
+def test_a_test_waits_for_nobody_and_counts_as_no_alert(outbox: Outbox, database: Database) -> None:
+    outbox.post([alert()], NOTIFY, WHERE, 1.0)
+    numbers = outbox.post_tests(alert("test"), ("mail", "webhook"))
+    assert [w.alert.key for w in outbox.waiting()] == ["a", "a"]
+    assert outbox.waiting_count() == 2
+    assert [w.alert.key for w in outbox.waiting("mail")] == ["a"]
+    assert [w.number for w in outbox.waiting(TEST + "mail")] == [numbers["mail"]]
+    assert [outbox.outcome(number) for number in numbers.values()] == [None, None]
+    outbox.tried(numbers["mail"], "nobody listens")
+    outbox.tried(numbers["webhook"], "")
+    assert [outbox.outcome(number) for number in numbers.values()] == ["nobody listens", ""]
+
+
+def test_a_test_whose_asker_was_killed_goes_with_a_later_one(outbox: Outbox, database: Database) -> None:
+    outbox.post([alert()], NOTIFY, WHERE, 1.0)
+    left = outbox.post_tests(alert("test"), ("mail",))["mail"]
+    assert outbox.waiting(TEST + "mail")[0].number == left
+    with database.transaction() as db:
+        db.execute("UPDATE outbox SET wall = '2020-01-01T00:00:00.000Z'")
+    new = outbox.post_tests(alert("test"), ("mail",))["mail"]
+    assert [w.number for w in outbox.waiting(TEST + "mail")] == [new]
+    assert outbox.waiting_count() == 2, "no alert goes, however old"
 
 
 @pytest.mark.parametrize(("last", "lately", "wanted"), [
