@@ -32,6 +32,8 @@ mount --bind "$1" /var/lib/egressguard/exchange
 mkdir -p /usr/lib/egressguard
 ln -sfn "$PWD/rules" /usr/lib/egressguard/rules
 ln -sf "$PWD/systemd/load-rules" /usr/lib/egressguard/load-rules
+mkdir -p /usr/share/egressguard
+ln -sfn "$PWD/contrib/prometheus" /usr/share/egressguard/prometheus
 hostname "$2"
 # No name is ever looked up in the DNS, which would be asked for many seconds.
 printf '127.0.0.1 localhost\n127.0.1.1 %s.example %s\n' "$2" "$2" >/etc/hosts

@@ -58,7 +58,7 @@ def write(path: Path, command: str) -> None:
 def _head(command: str) -> list[str]:
     nft = subprocess.run(["nft", "--version"], text=True, capture_output=True, check=False).stdout.split(" (")[0]
     return ["# Promises and their figures", "",
-            "Written by the test run, never by hand:", "", "```", command, "```", "",
+            "Written by the test run, never by hand:", "", "```sh", command, "```", "",
             f"Linux {platform.release().split('-')[0]}, {nft.strip()}, Python {platform.python_version()}, "
             f"{os.cpu_count()} processors, {datetime.now(UTC):%Y-%m-%d}. "
             "A single row is measured again with `script/test` and its test's name."]

@@ -4,7 +4,9 @@ A block says on which host of the lab it runs when that is not the one its comma
 ```sh web2. A comment that ends in `exit code N` says how the command must end when that is not 0.
 """
 
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,12 @@ NOT_OURS = {".venv", ".lab", ".git", ".pytest_cache", "node_modules", "dist"}
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMENT = re.compile(r"\s+#\s.*")
 EXIT_CODE = re.compile(r"#.*exit code (\d+)$")
+LANGUAGES = ("sh", "toml", "yaml", "ini", "m4", "text")
+# Programs that a document may name and this machine need not have; every one that it has counts as well.
+ELSEWHERE = frozenset({"egressguard", "egressguard-milter", "apt", "exim", "firewall-cmd", "iptables-legacy-save", "mailq", "makemap",
+                       "promtool", "redis-cli", "sudo", "vagrant", "valkey-cli"})
+# Words of ours that are programs, too.
+WORDS = frozenset({"as", "bridge", "factor", "init", "link", "watch"})
 HEREDOC = re.compile(r"<<-?\s*'?(\w+)'?")
 
 
@@ -29,7 +37,11 @@ class Command:
 
 def documents() -> list[Path]:
     """Every document of the project."""
-    return sorted(p for p in ROOT.rglob("*.md") if not NOT_OURS & set(p.relative_to(ROOT).parts))
+    found = []
+    for folder, below, files in os.walk(ROOT):
+        below[:] = [name for name in below if name not in NOT_OURS]
+        found += [Path(folder) / name for name in files if name.endswith(".md")]
+    return sorted(found)
 
 
 def commands(document: str, text: str) -> Iterator[Command]:
@@ -44,15 +56,29 @@ def commands(document: str, text: str) -> Iterator[Command]:
 
 
 def unmarked(text: str) -> list[str]:
-    """Lines that look like our commands in blocks that are not marked as `sh`."""
-    return [line for info, block in BLOCK.findall(text) if info.split(" ")[0] not in ("sh", "console")
-            for line in block.splitlines() if re.match(r"(\.venv/bin/)?egressguard(-milter)? [a-z]", line)]
+    """Blocks that do not say what they are, and lines that begin with a program in those that are not `sh`."""
+    found = []
+    for info, block in BLOCK.findall(text):
+        language = info.split(" ")[0]
+        if language not in LANGUAGES:
+            found.append(f"```{info}: say which of {', '.join(LANGUAGES)} it is")
+        elif language != "sh":
+            found += [line for line in block.splitlines() if is_command(line)]
+    return found
+
+
+def is_command(text: str) -> bool:
+    """Whether it begins with the name of a program, and says what that should do; a lone name is just a name."""
+    program, _, rest = text.removeprefix("$ ").partition(" ")
+    if program in WORDS or not re.match(r"\S", rest) or re.match(r"=\s", rest):
+        return False
+    return program in ELSEWHERE or program.startswith(("script/", ".venv/bin/")) or shutil.which(program) is not None
 
 
 def inline(text: str) -> list[str]:
-    """Commands of ours within a sentence: `egressguard hosts --json`."""
-    prose = BLOCK.sub("", text)
-    return re.findall(r"`(egressguard(?:-milter)? [a-z-]+(?: [^`]*)?)`", prose)
+    """Commands within a sentence: `egressguard hosts --json`, `nft list ruleset`."""
+    prose = " ".join(BLOCK.sub("", text).split())
+    return [quoted for quoted in re.findall(r"`([^`]+)`", prose) if is_command(quoted)]
 
 
 def _joined(block: str) -> Iterator[str]:
