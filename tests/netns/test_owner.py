@@ -175,7 +175,9 @@ def test_the_probe_finds_what_the_version_of_nft_makes_possible(site: Deployment
     version = site.world.router.run(["nft", "--version"]).stdout.split()[1].lstrip("v")
     assert (tuple(map(int, version.split("."))) >= (1, 1, 0)) == possible, owner.why_not()
     site.router_config.write_text(f"table_owner = true\n{site.router_config.read_text()}")
-    assert ("table_owner is not possible here" in site.egressguard("check").stdout) != possible
+    remarks = json.loads(site.egressguard("check", "--json").stdout)["remarks"]
+    for told in (site.egressguard("check").stdout, " ".join(remarks)):
+        assert ("table_owner is not possible here" in told) != possible
 
 
 def test_a_command_that_is_stopped_at_its_terminal_owns_nothing(owned: Deployment, daemon: subprocess.Popen[Any],

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import subprocess
 from pathlib import Path
 
@@ -153,18 +155,61 @@ def test_a_real_shell_accepts_the_completion(program: str, shell: str, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_real_bash_completes_commands_options_and_hosts(tmp_path: Path) -> None:
-    script = tmp_path / "completion"
-    script.write_text(run("egressguard", "completion", "bash").stdout)
-    tried = {"stat": "status", "hosts --would": "--would-block", f"history --config {EXAMPLE} web": "web2"}
-    for typed, wanted in tried.items():
-        words = " ".join(f"'{word}'" for word in ["egressguard", *typed.split()])
-        count = len(typed.split())
-        done = subprocess.run(["bash", "-c", (
-            f". {script}; COMP_WORDS=({words}); COMP_CWORD={count}; _egressguard_completion egressguard; "
-            'echo "${COMPREPLY[@]}"')], text=True, capture_output=True, check=False,
-            env={**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"})
-        assert wanted in done.stdout.split(), f"{typed}: {done.stdout}{done.stderr}"
+TYPED = [("egressguard", "stat", "status"), ("egressguard", "hosts --would", "--would-block"), ("egressguard-milter", "forg", "forgive"),
+         ("egressguard", f"history --config {EXAMPLE} web", "web2")]
+WITH_OURS = {"PATH": f"{PROGRAMS}:{os.environ['PATH']}"}
+
+
+def completion_file(program: str, shell: str, folder: Path, name: str) -> Path:
+    script = folder / name
+    script.write_text(run(program, "completion", shell).stdout)
+    return script
+
+
+@pytest.mark.parametrize(("program", "typed", "wanted"), TYPED)
+def test_a_real_bash_completes_commands_options_and_hosts(program: str, typed: str, wanted: str, tmp_path: Path) -> None:
+    script = completion_file(program, "bash", tmp_path, "completion")
+    words, count = " ".join(f"'{word}'" for word in [program, *typed.split()]), len(typed.split())
+    done = subprocess.run(["bash", "-c", (
+        f". {script}; COMP_WORDS=({words}); COMP_CWORD={count}; _{program.replace('-', '_')}_completion {program}; "
+        'echo "${COMPREPLY[@]}"')], text=True, capture_output=True, check=False, env={**os.environ, **WITH_OURS})
+    assert wanted in done.stdout.split(), f"{typed}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize(("program", "typed", "wanted"), TYPED)
+def test_a_real_fish_completes_them_from_its_folder(program: str, typed: str, wanted: str, tmp_path: Path) -> None:
+    """As the package lays it: fish loads the file of the command's name when it is first completed."""
+    completion_file(program, "fish", tmp_path, f"{program}.fish")
+    done = subprocess.run(["fish", "--no-config", "-c", f"set fish_complete_path {tmp_path}; complete -C '{program} {typed}'"],
+                          text=True, capture_output=True, check=False, env={**os.environ, **WITH_OURS, "HOME": str(tmp_path)})
+    assert wanted in [line.split("\t")[0] for line in done.stdout.splitlines()], f"{typed}: {done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize(("program", "typed", "wanted"), TYPED)
+def test_a_real_zsh_completes_them_at_its_prompt(program: str, typed: str, wanted: str, tmp_path: Path) -> None:
+    """As the package lays it: compinit finds the file in a folder of $fpath; the Tab is pressed on a terminal."""
+    completion_file(program, "zsh", tmp_path, f"_{program}")
+    (tmp_path / ".zshrc").write_text(f"fpath=({tmp_path} $fpath)\nautoload -U compinit\ncompinit -u -D\nPS1='ready> '\n")
+    terminal, end = pty.openpty()
+    with subprocess.Popen(["zsh", "-i"], stdin=end, stdout=end, stderr=end, start_new_session=True, env={
+            **os.environ, **WITH_OURS, "ZDOTDIR": str(tmp_path), "TERM": "dumb", "HOME": str(tmp_path), "COLUMNS": "300"}) as zsh:
+        os.close(end)
+        try:
+            read_until(terminal, "ready> ")
+            os.write(terminal, f"{program} {typed}\t".encode())
+            said = read_until(terminal, wanted)
+            assert wanted in said.split(), said
+        finally:
+            zsh.kill()
+            os.close(terminal)
+
+
+def read_until(terminal: int, text: str) -> str:
+    """What a terminal shows until `text` is there."""
+    said = ""
+    while text not in said and select.select([terminal], [], [], 30)[0]:
+        said += os.read(terminal, 4096).decode(errors="replace")
+    return said
 
 
 @pytest.mark.parametrize("program", ["egressguard", "egressguard-milter"])
