@@ -55,9 +55,11 @@ def relay(mta: str, namespace: Namespace, *networks: str, milter: str = "inet:88
     arguments = [word for network in networks for word in ("--network", network)]
     parts = printed("--mta", mta, "--role", "relay", "--milter", milter, *arguments)
     if mta == "postfix":
+        # Debian 13's looks where it is told; Debian 12's beside main.cf, whatever it is told.
+        path = {"cyrus_sasl_config_path": str(sasl)} if sasl is not None else {}
         postfix = Postfix(namespace, settings={
-            "default_transport": f"smtp:[{next_hop}]:{port}", **main_cf(parts[MAIN]), **(settings or {})})
-        if sasl is not None:  # Debian's looks beside main.cf, whatever cyrus_sasl_config_path says
+            "default_transport": f"smtp:[{next_hop}]:{port}", **main_cf(parts[MAIN]), **path, **(settings or {})})
+        if sasl is not None:
             shutil.copytree(sasl, postfix.config / "sasl")
         return postfix
     delivery = f"define(`ESMTP_MAILER_ARGS', `TCP $h {port}')dnl\nFEATURE(`mailertable')dnl\n"
