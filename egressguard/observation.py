@@ -146,7 +146,13 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
         intact=_intact(kernel, site, kind, ruleset, faults),
         changes=plan.diff(sets, elements(kind, here)), sets=sets,
         sample=kernel.sample(at_s).without(site.settings.canary_keys()), leases=kernel.leases(),
-        sender_macs=kernel.sender_macs(), kind=kind, devices=ruleset.devices)
+        sender_macs=kernel.sender_macs(), counted=_counted(kernel, site.settings), kind=kind,
+        devices=ruleset.devices)
+
+
+def _counted(kernel: Netfilter, settings: Settings) -> dict[Host, int]:
+    return {host: count for host, count in kernel.only_counted().items()
+            if host not in settings.canary_keys()}
 
 
 def _cgroups(settings: Settings, faults: dict[str, str]) -> tuple[str, ...]:

@@ -77,6 +77,9 @@ class FakeKernel:
     def sender_macs(self) -> dict[str, frozenset[str]]:
         return {}
 
+    def only_counted(self) -> dict[Host, int]:
+        return {}
+
     def totals(self) -> Totals:
         self._check()
         if self.table is None:

@@ -27,8 +27,10 @@ from egressguard.cli.replay import replay_
 from egressguard.cli.tune import tune
 from egressguard.command_line import add_examples, completion, finish
 from egressguard.config import read_site
-from egressguard.core.health import findings, health, standings
+from egressguard.core.health import findings, health
 from egressguard.core.hosts import Host
+from egressguard.core.standings import standings
+from egressguard.core.standings import would_block as blocked_hosts
 from egressguard.mta_config.command import mta_config
 
 FAILED = 4
@@ -105,12 +107,13 @@ def hosts(would_block: bool, config: Path, as_json: bool) -> None:
 
     Those of the inventory, and every stranger that was seen.
 
-    In mode observe, `--would-block` is the list to work through before you enforce.
+    In mode observe, `--would-block` is the list to work through before you enforce. It leaves out whoever has
+    an exception now, and what is only counted (`also_count`).
     """
     from egressguard.observation import observe
 
     seen = observe(read_site(config), config)
-    listed = [h for h in standings(seen, everyone=not would_block) if h.attempts or not would_block]
+    listed = blocked_hosts(seen) if would_block else standings(seen, everyone=True)
     if as_json:
         click.echo(status_view.hosts_json(seen, listed))
     else:

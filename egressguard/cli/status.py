@@ -20,16 +20,15 @@ from egressguard.core.health import (
     Finding,
     Health,
     Observation,
-    Standing,
     Table,
     enforces_everywhere,
     findings,
     health,
     leaks,
     opened_s,
-    standings,
 )
 from egressguard.core.ruleset import ALL_FAMILIES, SMTP_PORTS
+from egressguard.core.standings import Standing, standings
 from egressguard.core.tables import LAST_LINE
 from egressguard.core.verdict import State, Verdict
 from egressguard.observation import observe
@@ -178,6 +177,9 @@ def _host_grid(seen: Observation, hosts: list[Standing]) -> Grid:
     grid.add_column("HOST", no_wrap=True)
     grid.add_column("NAME", overflow="fold")
     grid.add_column("ATTEMPTS", justify="right", no_wrap=True)
+    counting = any(host.counted for host in hosts)
+    if counting:
+        grid.add_column("COUNTED", justify="right", no_wrap=True)
     grid.add_column("FAN-OUT", justify="right", no_wrap=True)
     grid.add_column("VERDICT", no_wrap=True)
     grid.add_column("TIER", no_wrap=True)
@@ -186,8 +188,8 @@ def _host_grid(seen: Observation, hosts: list[Standing]) -> Grid:
     for host in hosts:
         since = _seconds(_age(seen, host.verdict.since_s)) if host.verdict else "–"
         grid.add_row("\n".join(host.keys), escape(names.get(host.host, "")), str(host.attempts),
-                     str(host.fan_out), f"[{STATE_COLOURS[host.state]}]{host.state}[/]",
-                     host.tier or "unreported", since)
+                     *([str(host.counted)] if counting else []), str(host.fan_out),
+                     f"[{STATE_COLOURS[host.state]}]{host.state}[/]", host.tier or "unreported", since)
     return grid
 
 
@@ -195,7 +197,8 @@ def _host_json(seen: Observation, host: Standing) -> dict[str, Any]:
     verdict = host.verdict
     return {
         "name": seen.settings.names().get(host.host), "keys": host.keys,
-        "attempts": host.attempts, "fan_out": host.fan_out, "verdict": host.state,
+        "attempts": host.attempts, "counted_only": host.counted, "fan_out": host.fan_out,
+        "verdict": host.state,
         "score": round(verdict.score, 2) if verdict else 0.0,
         "verdict_age_s": _verdict_age(seen, verdict),
         "in_this_state_s": _age(seen, verdict.since_s if verdict else None),

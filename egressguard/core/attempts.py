@@ -41,6 +41,8 @@ class Totals:
     sinkholed: int = 0
     stray: int = 0
     unread: int = 0
+    counted: int = 0
+    counted_overflow: int = 0
 
 
 @dataclass(frozen=True, slots=True)

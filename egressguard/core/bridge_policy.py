@@ -6,7 +6,14 @@ from egressguard.core import orders
 from egressguard.core.hosts import Address
 from egressguard.core.orders import Order
 from egressguard.core.path_settings import Bridge, named
-from egressguard.core.policy import NO_FAMILY, group_sets, inventory_sets, port_sets, sender_sets
+from egressguard.core.policy import (
+    NO_FAMILY,
+    count_only_sets,
+    group_sets,
+    inventory_sets,
+    port_sets,
+    sender_sets,
+)
 from egressguard.core.ruleset import TUNNEL_PROTOCOLS, Element, Leases, Sets
 from egressguard.core.settings import Sender, Settings
 from egressguard.core.tables import ETHER_FAMILIES
@@ -29,7 +36,7 @@ def desired(settings: Settings, ports: Ports) -> Sets:
         "tunnel_protocols": TUNNEL_PROTOCOLS,
         "observed_family": ETHER_FAMILIES if settings.mode == "observe" else NO_FAMILY,
         **port_sets(settings), **inventory_sets(settings), **group_sets(settings),
-        **sender_sets(settings, places), **_homes(settings, ports),
+        **count_only_sets(settings), **sender_sets(settings, places), **_homes(settings, ports),
     }
 
 

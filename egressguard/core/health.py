@@ -3,8 +3,7 @@
 The exit code is the worst that is true: 3 not enforcing, 2 degraded, 1 a host is compromised, 0 healthy.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -24,7 +23,7 @@ from egressguard.core.ruleset import (
 from egressguard.core.settings import Settings
 from egressguard.core.tables import LAST_LINE, ROUTER
 from egressguard.core.tables import Table as Kind
-from egressguard.core.verdict import State, Tier, Verdict
+from egressguard.core.verdict import State, Verdict
 
 
 class Health(IntEnum):
@@ -39,7 +38,8 @@ class Health(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Table:
     """What the kernel holds; `intact` compares the rules with the ones that the daemon loaded, None when
-    nobody knows these. `kind` tells which of our tables it is; the last line's stands on `devices`.
+    nobody knows these. `counted` are SYNs to ports that are only counted. `kind` tells which of our tables it
+    is; the last line's stands on `devices`.
     """
 
     chains: frozenset[str]
@@ -51,6 +51,7 @@ class Table:
     sample: Sample
     leases: Leases = field(default_factory=dict)
     sender_macs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    counted: Mapping[Host, int] = field(default_factory=dict)
     kind: Kind = ROUTER
     devices: frozenset[str] = frozenset()
 
@@ -134,55 +135,6 @@ def leaks(seen: Observation) -> bool:
 def opened_s(table: Table) -> float:
     """For how many seconds port 25 is still open by an operator's order; 0 when it is not."""
     return max(table.leases.get("opened_family", {}).values(), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """One host as `status` shows it: what the kernel counted under all its keys, its verdict, its tier.
-
-    `tier` is the strictest that a relay says it applies now, None when no fresh report names the host.
-    """
-
-    host: Host
-    keys: tuple[Host, ...]
-    attempts: int
-    fan_out: int
-    state: State
-    verdict: Verdict | None
-    tier: Tier | None
-    macs: frozenset[str] = frozenset()
-
-
-def standings(seen: Observation, *, everyone: bool = False) -> list[Standing]:
-    """Every host with attempts or with a verdict that is not clean, or `everyone` of the inventory as well;
-    worst and most active first.
-    """
-    machine_of = seen.settings.machine_of()
-    samples = [table.sample for table in seen.tables()]
-    attempts = Counter[Host]()
-    for sample in samples:
-        for key, count in sample.attempts.items():
-            attempts[machine_of.get(key, key)] += count
-    pairs = {pair for sample in samples for pair in sample.destinations or ()}
-    fan_out = Counter(machine_of.get(key, key) for key, _ in pairs)
-    hosts = {h for h, n in attempts.items() if n or everyone} | {
-        h for h, v in seen.verdicts.items() if v.state is not State.CLEAN}
-    found = [_standing(host, attempts[host], fan_out[host], seen, machine_of) for host in hosts]
-    return sorted(found, key=lambda s: (-s.state.rank, -s.attempts, s.host))
-
-
-def _standing(host: Host, attempts: int, fan_out: int, seen: Observation,
-              machine_of: Mapping[Host, Host]) -> Standing:
-    keys = tuple(key for key, first in machine_of.items() if first == host) or (host,)
-    verdict = seen.verdicts.get(host)
-    tiers = [lease.document.clients[key].tier for lease in seen.reports.values() for key in keys
-             if lease.fresh(seen.now_s) and key in lease.document.clients]
-    return Standing(host, keys, attempts, fan_out, verdict.state if verdict else State.CLEAN, verdict,
-                    max(tiers, key=tuple(Tier).index, default=None), _macs_of(keys, seen.tables()))
-
-
-def _macs_of(keys: tuple[Host, ...], tables: Iterable[Table]) -> frozenset[str]:
-    return frozenset(mac for table in tables for key in keys for mac in table.sample.macs.get(key, ()))
 
 
 def _gaps(table: Table) -> Iterator[str]:
@@ -282,6 +234,9 @@ def _counted(table: Table, settings: Settings) -> Iterator[Finding]:
     if totals.overflow or totals.fanout_overflow:
         yield Finding(Health.DEGRADED, f"a counting set was full: {totals.overflow} attempts without their "
                       f"host, {totals.fanout_overflow} without their destination (blocked all the same)")
+    if totals.counted_overflow:
+        yield Finding(Health.DEGRADED, f"a counting set was full: of {totals.counted_overflow} SYNs to ports "
+                      "that are only counted nobody knows whose they were")
     if totals.mac_overflow:
         yield Finding(Health.DEGRADED, f"a set of MACs was full: {totals.mac_overflow} packets without their "
                       "MAC, so a forged address may not show")

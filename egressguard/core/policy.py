@@ -23,6 +23,7 @@ def desired(settings: Settings, uids: Iterable[int] = (), cgroups: Iterable[str]
         "answer_drop": ALL_FAMILIES if settings.answer == "drop" else NO_FAMILY,
         "answer_prohibit": ALL_FAMILIES if settings.answer == "prohibit" else NO_FAMILY,
         **port_sets(settings), **_sharded(settings), **group_sets(settings),
+        **count_only_sets(settings),
         **sender_sets(settings, lambda _, address: settings.interfaces_of(address)),
         **_own(settings, uids, cgroups), **redirect_sets(settings),
     }
@@ -95,6 +96,21 @@ def _group_ports(group: Group, site: Mode) -> list[tuple[int, Mode]]:
     ports: list[tuple[int, Mode]] = [(port, mode) for port in group.also_block]
     ports += [(port, "observe") for port in group.also_count]
     return ports + ([(SMTP_PORT, mode)] if group.mode else [])
+
+
+def count_only_sets(settings: Settings) -> Sets:
+    """Port and network of what is only counted, and a counter for each host of the inventory there."""
+    sets: dict[str, set[Element]] = {
+        f"{name}{v}": set() for name in ("count_only", "counted") for v in (4, 6)}
+    named = [(port, network) for group in settings.group for port in group.also_count
+             for network in group.networks]
+    for port, network in named:
+        sets[f"count_only{network.version}"].add((str(port), str(network)))
+    networks = {network for _, network in named}
+    for address in (address for machine in settings.host for address in machine.addresses if networks):
+        if any(address in network for network in networks):
+            sets[f"counted{address.version}"].add((str(_masked(address)),))
+    return {name: frozenset(elements) for name, elements in sets.items()}
 
 
 def redirect_sets(settings: Settings) -> Sets:

@@ -50,6 +50,10 @@ CONFIGURED: dict[str, Fields] = {
     "group_enforce6": ("inet_service", "ipv6_net"),
     "group_observe4": ("inet_service", "ipv4_net"),
     "group_observe6": ("inet_service", "ipv6_net"),
+    "count_only4": ("inet_service", "ipv4_net"),
+    "count_only6": ("inet_service", "ipv6_net"),
+    "counted4": ("ipv4_addr",),
+    "counted6": ("ipv6_addr",),
     "guarded_output": ("nf_proto",),
     "observed_family": ("nf_proto",),
 }
@@ -79,6 +83,13 @@ LEASED: dict[str, Fields] = {
 STRANGERS: dict[str, Fields] = {
     "stranger4": ("ipv4_addr",),
     "stranger6": ("ipv6_addr",),
+}
+# SYNs per host to ports that are only counted: the inventory's, which are configured, and strangers'.
+COUNTED: dict[str, Fields] = {
+    "counted4": ("ipv4_addr",),
+    "counted6": ("ipv6_addr",),
+    "counted_stranger4": ("ipv4_addr",),
+    "counted_stranger6": ("ipv6_addr",),
 }
 STRANGER_LIFETIME_S = 3600.0  # the timeouts in rules/: an element that was not seen for so long is gone
 DESTINATION_LIFETIME_S = 600.0

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from egressguard.core.ruleset import (
     ATTEMPT_MACS,
     CONFIGURED,
+    COUNTED,
     DESTINATIONS,
     FAMILY,
     INVENTORY,
@@ -40,6 +41,7 @@ class Table:
     destinations: Specs = field(default_factory=dict)
     attempt_macs: Specs = field(default_factory=dict)
     sender_macs: Specs = field(default_factory=dict)
+    counted: Specs = field(default_factory=dict)
 
     def older(self, chains: Iterable[str]) -> bool:
         """Whether `chains` are those of an earlier version of this table: what an upgrade finds."""
@@ -53,7 +55,7 @@ class Table:
 
 
 ROUTER = Table(FAMILY, "egressguard.nft", VERSION_CHAIN, CONFIGURED, LEASED, INVENTORY, STRANGERS,
-               DESTINATIONS, ATTEMPT_MACS, SENDER_MACS)
+               DESTINATIONS, ATTEMPT_MACS, SENDER_MACS, COUNTED)
 
 # The bridge family names protocols by their Ethernet types. Answers are no matter of it, nor is this machine.
 _HOMES: dict[str, Fields] = {
@@ -64,11 +66,12 @@ _HOMES: dict[str, Fields] = {
 }
 _KNOWN: dict[str, Fields] = {"known4": ("ipv4_addr",), "known6": ("ipv6_addr",)}
 _SHARED = ("smtp_ports", "tunnel_protocols", "blocked_ports", "allow4", "allow6", "allow_mac4",
-           "allow_mac6", "inside_if", "group_enforce4", "group_enforce6", "group_observe4", "group_observe6")
+           "allow_mac6", "inside_if", "group_enforce4", "group_enforce6", "group_observe4", "group_observe6",
+           "count_only4", "count_only6", "counted4", "counted6")
 BRIDGE = Table("bridge", "bridge.nft", "bridge_v1",
                {**{name: CONFIGURED[name] for name in _SHARED}, **_KNOWN, **_HOMES},
                {**LEASED, "opened_family": ("ether_type",)}, _KNOWN, STRANGERS, DESTINATIONS,
-               ATTEMPT_MACS, SENDER_MACS)
+               ATTEMPT_MACS, SENDER_MACS, COUNTED)
 
 LAST_LINE = Table("netdev", "last_line.nft", "last_line_v1", {"blocked_ports": CONFIGURED["blocked_ports"]})
 

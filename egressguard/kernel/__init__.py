@@ -61,6 +61,9 @@ class Kernel(Protocol):
     def attempt_macs(self) -> dict[Host, frozenset[str]]:
         """The MACs that each host's attempts have come from within the last hour."""
 
+    def only_counted(self) -> dict[Host, int]:
+        """SYNs per host to ports that are only counted."""
+
     def totals(self) -> Totals:
         """The named counters; cheap, whatever the sets hold."""
 
@@ -160,7 +163,7 @@ class Netfilter:
         return found
 
     def _static(self, name: str, fields: Fields) -> frozenset[Element]:
-        if name not in self._table.inventory:
+        if name not in self._table.inventory and name not in self._table.counted:
             return frozenset(self._elements(name, fields))
         try:
             return read_counted(self._netlink, name, fields, self._standing)
@@ -214,6 +217,10 @@ class Netfilter:
             for address, mac in self._elements(name, fields):
                 found.setdefault(address, set()).add(mac)
         return {address: frozenset(macs) for address, macs in found.items()}
+
+    def only_counted(self) -> dict[Host, int]:
+        """SYNs per host to ports that are only counted."""
+        return self._counted(self._table.counted)
 
     def totals(self) -> Totals:
         """The named counters; cheap, whatever the sets hold."""

@@ -9,13 +9,14 @@ from egressguard.cli.status import mode_of
 from egressguard.core.attempts import Sample, Totals
 from egressguard.core.canary import Fate, Flight, Run
 from egressguard.core.documents import Client, Origin, Report
-from egressguard.core.health import Health, Observation, Table, enforces, findings, health, standings
+from egressguard.core.health import Health, Observation, Table, enforces, findings, health
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
 from egressguard.core.plan import Change
 from egressguard.core.policy import desired
 from egressguard.core.ruleset import VERSION_CHAIN
 from egressguard.core.settings import Inside, Machine, Settings
+from egressguard.core.standings import standings
 from egressguard.core.verdict import State, Tier, Verdict
 
 WEB, WEB6 = Host("198.51.100.12"), Host("2001:db8:0:12::/64")
