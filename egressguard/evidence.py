@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
 
 from egressguard.core.alerts import Evidence, Tried
 from egressguard.core.attempts import Counters, Pair
 from egressguard.core.connections import ports_of
 from egressguard.core.errors import EgressguardError
-from egressguard.core.hosts import Host
+from egressguard.core.hosts import Host, host_of
 from egressguard.core.inventory import Inventory
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import Transition
@@ -32,14 +33,17 @@ def with_evidence(steps: Sequence[Transition], inventory: Inventory, settings: S
         keys = inventory.keys_of(step.host)
         evidence.append((step, Evidence(
             inventory.names.get(step.host, ""), keys, ports, tuple(tried[step.host]),
-            tuple(sorted(mac for key in keys for mac in macs.get(key, ()))), settings.mode == "enforce")))
+            tuple(sorted({mac for key in keys for mac in macs.get(key, ())})), settings.mode == "enforce")))
     return evidence
 
 
-def _attempt_macs(kernel: Kernel) -> Mapping[Host, frozenset[str]]:
+def _attempt_macs(kernel: Kernel) -> Mapping[Host, set[str]]:
     """Read only when somebody is to be told of a host; without them an alert says less."""
     try:
-        return kernel.attempt_macs()
+        macs: dict[Host, set[str]] = {}
+        for address, found in kernel.attempt_macs().items():
+            macs.setdefault(host_of(ip_address(address)), set()).update(found)
+        return macs
     except EgressguardError as error:
         log.error("MAC addresses are not known: %s", error)
         return {}

@@ -4,7 +4,7 @@ The kernel is asked, not the daemon: what is enforced, who may send and what was
 whether the daemon runs, or on what it believes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from egressguard.core import plan
 from egressguard.core.attempts import Sample
 from egressguard.core.documents import Bulletin, Report
 from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
+from egressguard.core.forgery import Forgery, Macs, forgeries
 from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
@@ -52,9 +53,11 @@ def observe(site: Site, config: Path = DEFAULT_PATH) -> Observation:
         _unasked(kernel, settings, faults)
         _owner(kernel, settings, runs, faults)
         reports = _exchange(settings, pulse, verdicts, faults)
+        table = _table(kernel, site, ROUTER, faults)
+        beside = {kind.family: _beside(kernel, site, kind, faults) for kind in tables(settings)[1:]}
         return Observation(
-            now_s=now_s(), settings=settings, table=_table(kernel, site, ROUTER, faults),
-            beside={table.family: _beside(kernel, site, table, faults) for table in tables(settings)[1:]},
+            now_s=now_s(), settings=settings, table=table, beside=beside,
+            neighbours=_neighbours(kernel, [table, *beside.values()], faults),
             interfaces=kernel.interfaces(), daemon_runs=runs,
             round_at_s=pulse.at_s if pulse is not None else None,
             verdicts=verdicts, reports=reports, faults=faults,
@@ -148,6 +151,24 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
         sample=kernel.sample(at_s).without(site.settings.canary_keys()), leases=kernel.leases(),
         sender_macs=kernel.sender_macs(), counted=_counted(kernel, site.settings), kind=kind,
         devices=ruleset.devices)
+
+
+def _neighbours(kernel: Netfilter, found: Iterable[Table | None], faults: dict[str, str]) -> Macs:
+    """What the neighbour table has of the addresses that packets came from."""
+    addresses = {address for table in found if table is not None
+                 for macs in (table.sample.macs, table.sender_macs) for address in macs}
+    try:
+        return kernel.neighbours(addresses) if addresses else {}
+    except KernelError as error:
+        faults["neighbours"] = f"{error}: whether addresses are forged is not known"
+        return {}
+
+
+def forged(settings: Settings) -> list[Forgery]:
+    """The attempts that came from another MAC than their address's machine has. Raises KernelError."""
+    with closing(Netfilter()) as kernel:
+        macs = [table.attempt_macs() for table in (kernel, *map(kernel.beside, tables(settings)[1:]))]
+        return forgeries(macs, kernel.neighbours({address for found in macs for address in found}), settings)
 
 
 def _counted(kernel: Netfilter, settings: Settings) -> dict[Host, int]:

@@ -1,6 +1,6 @@
 """Stand-ins that can be dumped as text; the contract tests run on them and on the real thing."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from egressguard.core.attempts import Sample, Totals
 from egressguard.core.connections import Connection
@@ -87,7 +87,10 @@ class FakeKernel:
         count = sum(self.attempts.values())
         return Totals(blocked=count, attempts=count)
 
-    def attempt_macs(self) -> dict[Host, frozenset[str]]:
+    def attempt_macs(self) -> dict[str, frozenset[str]]:
+        return {}
+
+    def neighbours(self, addresses: Container[str]) -> dict[str, frozenset[str]]:
         return {}
 
     def sample(self, now_s: float, since: Totals | None = None) -> Sample:

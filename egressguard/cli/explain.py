@@ -2,17 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from egressguard.boot import boot_id, now_s
 from egressguard.cli.host_argument import HOST
 from egressguard.config import DEFAULT_PATH, read_site
+from egressguard.core.errors import KernelError
 from egressguard.core.explanation import as_dict, from_json, sentences
 from egressguard.core.explanation import contributions as contribution_lines
+from egressguard.core.forgery import Forgery
 from egressguard.core.hosts import Host
 from egressguard.core.settings import Settings
 from egressguard.database import Database
+from egressguard.observation import forged
 
 
 @click.command()
@@ -36,15 +40,30 @@ def explain(host: str, config: Path, as_json: bool) -> None:
     finally:
         database.close()
     found = from_json(kept[0]) if kept is not None else None
+    forgeries = _forged(settings, key)
     if as_json:
-        click.echo(json.dumps({"host": key, "name": settings.names().get(key)} | (
-            as_dict(verdict, found, now) if verdict is not None else {"verdict": "clean", "attempts": 0}),
-            indent=1))
+        told: dict[str, Any] = {"host": key, "name": settings.names().get(key),
+                "forged_by": None if forgeries is None else sorted({m for f in forgeries for m in f.macs})}
+        told |= as_dict(verdict, found, now) if verdict is not None else {"verdict": "clean", "attempts": 0}
+        if forgeries and "hold_proposed" in told:
+            told["hold_proposed"] = False
+        click.echo(json.dumps(told, indent=1))
         return
     click.echo("\n".join(sentences(_name(key, settings), verdict, found, settings.detection, now)))
+    for forgery in forgeries or ():
+        click.echo(f"Some {forgery.of('attempts')}; a neighbour may be framing it: do not hold it for these.")
     if found is not None and kept is not None and found.contributions:
         click.echo(f"\nWhat made it, as kept {now - kept[1]:.0f} s ago:")
         click.echo("\n".join(contribution_lines(found.contributions, now)))
+
+
+def _forged(settings: Settings, host: Host) -> list[Forgery] | None:
+    """What was forged of the host's attempts; None when the kernel may not be asked, or does not answer."""
+    machine_of = settings.machine_of()
+    try:
+        return [f for f in forged(settings) if machine_of.get(f.host, f.host) == host]
+    except KernelError:
+        return None
 
 
 def _name(host: str, settings: Settings) -> str:

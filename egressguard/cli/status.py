@@ -202,9 +202,10 @@ def _host_json(seen: Observation, host: Standing) -> dict[str, Any]:
         "score": round(verdict.score, 2) if verdict else 0.0,
         "verdict_age_s": _verdict_age(seen, verdict),
         "in_this_state_s": _age(seen, verdict.since_s if verdict else None),
-        "tier": host.tier, "macs": sorted(host.macs), "why": verdict.why if verdict else "",
+        "tier": host.tier, "macs": sorted(host.macs), "forged_by": sorted(host.forged_by),
+        "why": verdict.why if verdict else "",
         "cause": verdict.cause if verdict else "unknown",
-        "hold_proposed": verdict is not None and verdict.hold,
+        "hold_proposed": verdict is not None and verdict.hold and not host.forged_by,
     }
 
 

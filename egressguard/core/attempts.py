@@ -8,11 +8,12 @@ in its place is new, even with the same value.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from itertools import compress
 from operator import eq, sub
 from typing import Generic, NamedTuple, TypeVar
 
-from egressguard.core.hosts import Host
+from egressguard.core.hosts import Host, host_of
 from egressguard.core.ruleset import DESTINATION_LIFETIME_S, STRANGER_LIFETIME_S
 
 # A destination that comes again within this time is not new, although its element was gone meanwhile.
@@ -50,8 +51,8 @@ class Sample:
     """One reading of the kernel at `at_s` (monotonic seconds): cumulative, never reset.
 
     `inventory` and `strangers` count per host, `destinations` per host and outside destination (None: not
-    read, since none is new); `macs` are the link-layer addresses that a host's attempts came from within the
-    last hour.
+    read, since none is new); `macs` are the link-layer addresses that an address's attempts came from within
+    the last hour.
     """
 
     at_s: float
@@ -59,7 +60,7 @@ class Sample:
     inventory: Mapping[Host, int] = field(default_factory=dict)
     strangers: Mapping[Host, int] = field(default_factory=dict)
     destinations: Mapping[Pair, int] | None = field(default_factory=dict)
-    macs: Mapping[Host, frozenset[str]] = field(default_factory=dict)
+    macs: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def without(self, hosts: frozenset[Host]) -> "Sample":
         """The sample as if `hosts` did not exist; itself, uncopied, when it does not name them."""
@@ -70,7 +71,7 @@ class Sample:
             strangers={h: n for h, n in self.strangers.items() if h not in hosts},
             destinations=None if self.destinations is None else {
                 pair: n for pair, n in self.destinations.items() if pair[0] not in hosts},
-            macs={h: m for h, m in self.macs.items() if h not in hosts})
+            macs={a: m for a, m in self.macs.items() if host_of(ip_address(a)) not in hosts})
 
     @property
     def attempts(self) -> dict[Host, int]:

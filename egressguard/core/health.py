@@ -11,6 +11,7 @@ from typing import Any
 from egressguard.core.attempts import Sample
 from egressguard.core.canary import Fate, Run
 from egressguard.core.documents import Report
+from egressguard.core.forgery import Forgery, Macs, forgeries
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Leases as SignalLeases
 from egressguard.core.plan import Changes, too_loose
@@ -63,8 +64,9 @@ class Observation:
     `table` is None when it does not exist. `round_at_s` is the daemon's last round, `faults` what failed
     in it or in this reading, by part; `beside` are the other tables that are configured, by family;
     `canary` is the running daemon's last one; `trial_left_s` is how long the configuration in force is still
-    on trial, 0 when it is not; `exposures` are the newest ones of this boot, as history has them. `fallback`
-    tells that the built-in block of port 25 stands, which a boot loads when the rules cannot be.
+    on trial, 0 when it is not; `neighbours` are the MACs that the neighbour table has for addresses;
+    `exposures` are the newest ones of this boot, as history has them. `fallback` tells that the built-in
+    block of port 25 stands, which a boot loads when the rules cannot be.
     """
 
     now_s: float
@@ -79,6 +81,7 @@ class Observation:
     canary: Run | None = None
     beside: Mapping[str, Table | None] = field(default_factory=dict)
     trial_left_s: float = 0.0
+    neighbours: Macs = field(default_factory=dict)
     exposures: tuple[Mapping[str, Any], ...] = ()
     fallback: bool = False
 
@@ -214,7 +217,8 @@ def _daemon(seen: Observation) -> Iterator[Finding]:
 
 def _kernel(seen: Observation) -> Iterator[Finding]:
     for table in seen.tables():
-        yield from _counted(table, seen.settings)
+        yield from _counted(table)
+    yield from _forged(seen)
     if seen.table is None:
         return
     for name, in sorted(seen.table.sets["inside_if"]):
@@ -222,14 +226,13 @@ def _kernel(seen: Observation) -> Iterator[Finding]:
             yield Finding(Health.DEGRADED, f"inside interface {name} does not exist{_cut_off(name, seen)}")
 
 
-def _counted(table: Table, settings: Settings) -> Iterator[Finding]:
+def _counted(table: Table) -> Iterator[Finding]:
     if table.intact is None:
         yield Finding(Health.DEGRADED, "the rules could not be compared with the rules file")
     others = {change.set_name for change in table.changes} - set(too_loose(table.changes))
     if others:
         yield Finding(Health.DEGRADED, f"set {', '.join(sorted(others))} is not as configured "
                       "(`egressguard plan` shows how)")
-    yield from _macs(table, settings)
     totals = table.sample.totals
     if totals.overflow or totals.fanout_overflow:
         yield Finding(Health.DEGRADED, f"a counting set was full: {totals.overflow} attempts without their "
@@ -252,16 +255,19 @@ def _cut_off(interface: str, seen: Observation) -> str:
     return f": cut off behind it: {', '.join(senders)}" if senders else ""
 
 
-def _macs(table: Table, settings: Settings) -> Iterator[Finding]:
-    """An address with two MACs is a neighbour's forgery, or a machine that was replaced: a person decides."""
-    for address, macs in sorted(table.sender_macs.items()):
-        if len(macs) > 1:
-            yield Finding(Health.DEGRADED, f"sender {address} has sent from {len(macs)} MAC addresses within "
-                          f"an hour: {', '.join(sorted(macs))}; a neighbour may be forging it")
-    for host, macs in sorted(table.sample.macs.items()):
-        if len(macs) > 1:
-            yield Finding(Health.DEGRADED, f"attempts of {host} came from {len(macs)} MAC addresses within "
-                          f"an hour: {', '.join(sorted(macs))}; a neighbour may be framing it")
+def attempts_forged(seen: Observation) -> list[Forgery]:
+    """Attempts that did not come from the machine that has their address, as far as MACs tell."""
+    return forgeries((table.sample.macs for table in seen.tables()), seen.neighbours, seen.settings)
+
+
+def _forged(seen: Observation) -> Iterator[Finding]:
+    """A neighbour's forgery, or a machine that was replaced: a person decides."""
+    senders = (table.sender_macs for table in seen.tables())
+    for forgery in forgeries(senders, seen.neighbours, seen.settings):
+        told = forgery.of("connections", "sender ")
+        yield Finding(Health.DEGRADED, f"{told}; a neighbour may be forging it")
+    for forgery in attempts_forged(seen):
+        yield Finding(Health.DEGRADED, f"{forgery.of('attempts')}; a neighbour may be framing it")
 
 
 def _exchange(seen: Observation) -> Iterator[Finding]:

@@ -82,6 +82,9 @@ def _machine_mistakes(key: str, machine: Machine, settings: Settings) -> Iterato
     if not machine.addresses:
         yield Mistake(f"{key}.addresses", f"is empty: give the addresses of {machine.name!r}",
                       needs=(f"{key}.addresses",))
+    if machine.mac is not None and not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", machine.mac):
+        yield Mistake(f"{key}.mac", f"{machine.mac!r} is no MAC address; write it as `ip neighbour` "
+                      "shows it, such as 00:00:5e:00:53:0a")
     if not settings.inside and not settings.bridge:
         return  # which is the mistake
     placed = [place.networks for place in settings.inside] + [bridge.networks for bridge in settings.bridge]
@@ -111,9 +114,6 @@ def _sender_mistakes(settings: Settings) -> Iterator[Mistake]:
             if not any(bridge.machine_ports(frozenset({port})) for bridge in settings.bridge):
                 yield Mistake(f"sender.{i}.ports", f"{port} is no machine's port of any [[bridge]]",
                               needs=("bridge.*.ports",))
-        if sender.mac is not None and not re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", sender.mac):
-            yield Mistake(f"sender.{i}.mac", f"{sender.mac!r} is no MAC address; write it as `ip neighbour` "
-                          "shows it, such as 00:00:5e:00:53:0a")
 
 
 def _group_mistakes(settings: Settings) -> Iterator[Mistake]:

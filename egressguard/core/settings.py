@@ -28,10 +28,14 @@ class Inside:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A named inside machine of the inventory; its counters exist before its first attempt."""
+    """A named inside machine of the inventory; its counters exist before its first attempt.
+
+    With a `mac`, attempts in its name from another one are told as somebody else's.
+    """
 
     name: str
     addresses: tuple[Address, ...]
+    mac: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,6 @@ class Sender(Machine):
     otherwise it is a sender behind every port of a machine.
     """
 
-    mac: str | None = None
     ports: tuple[str, ...] = ()
 
 

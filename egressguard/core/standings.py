@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 
-from egressguard.core.health import Observation, Table
-from egressguard.core.hosts import Host
+from egressguard.core.health import Observation, attempts_forged
+from egressguard.core.hosts import Host, host_of
 from egressguard.core.orders import address_of
 from egressguard.core.verdict import State, Tier, Verdict
 
@@ -15,7 +16,8 @@ class Standing:
     """One host as `status` shows it: what the kernel counted under all its keys, its verdict, its tier.
 
     `counted` are its SYNs to ports that are only counted, which are no attempts; `tier` is the strictest
-    that a relay says it applies now, None when no fresh report names the host.
+    that a relay says it applies now, None when no fresh report names the host. Of the `macs` that its
+    attempts came from, those that they are `forged_by` are not its own (core/forgery.py).
     """
 
     host: Host
@@ -27,6 +29,7 @@ class Standing:
     tier: Tier | None
     macs: frozenset[str] = frozenset()
     counted: int = 0
+    forged_by: frozenset[str] = frozenset()
 
 
 def standings(seen: Observation, *, everyone: bool = False) -> list[Standing]:
@@ -41,7 +44,8 @@ def standings(seen: Observation, *, everyone: bool = False) -> list[Standing]:
     fan_out = Counter(machine_of.get(key, key) for key, _ in pairs)
     hosts = {host for count in (attempts, counted) for host, n in count.items() if n or everyone}
     hosts |= {host for host, verdict in seen.verdicts.items() if verdict.state is not State.CLEAN}
-    found = [_standing(host, (attempts[host], fan_out[host], counted[host]), seen, machine_of)
+    macs = _Macs(seen)
+    found = [_standing(host, (attempts[host], fan_out[host], counted[host]), seen, machine_of, macs)
              for host in hosts]
     return sorted(found, key=lambda s: (-s.state.rank, -s.attempts, -s.counted, s.host))
 
@@ -66,15 +70,28 @@ def _sums(counts: Iterable[Mapping[Host, int]], machine_of: Mapping[Host, Host])
 
 
 def _standing(host: Host, counts: tuple[int, int, int], seen: Observation,
-              machine_of: Mapping[Host, Host]) -> Standing:
+              machine_of: Mapping[Host, Host], macs: "_Macs") -> Standing:
     keys = tuple(key for key, first in machine_of.items() if first == host) or (host,)
     verdict = seen.verdicts.get(host)
     attempts, fan_out, counted = counts
     tiers = [lease.document.clients[key].tier for lease in seen.reports.values() for key in keys
              if lease.fresh(seen.now_s) and key in lease.document.clients]
     return Standing(host, keys, attempts, fan_out, verdict.state if verdict else State.CLEAN, verdict,
-                    max(tiers, key=tuple(Tier).index, default=None), _macs_of(keys, seen.tables()), counted)
+                    max(tiers, key=tuple(Tier).index, default=None), _of(keys, macs.seen), counted,
+                    _of(keys, macs.foreign))
 
 
-def _macs_of(keys: tuple[Host, ...], tables: Iterable[Table]) -> frozenset[str]:
-    return frozenset(mac for table in tables for key in keys for mac in table.sample.macs.get(key, ()))
+def _of(keys: tuple[Host, ...], macs: Mapping[Host, set[str]]) -> frozenset[str]:
+    return frozenset(mac for key in keys for mac in macs.get(key, ()))
+
+
+class _Macs:
+    """By host, the MACs that its attempts were `seen` from, and those of them that are `foreign`."""
+
+    def __init__(self, seen: Observation) -> None:
+        self.seen: dict[Host, set[str]] = {}
+        self.foreign: dict[Host, set[str]] = {}
+        for address, macs in (item for table in seen.tables() for item in table.sample.macs.items()):
+            self.seen.setdefault(host_of(ip_address(address)), set()).update(macs)
+        for forgery in attempts_forged(seen):
+            self.foreign.setdefault(forgery.host, set()).update(forgery.macs)

@@ -1,7 +1,7 @@
 """The kernel as the rest of the house sees it: read counters, read sets, apply; one file per interface."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from egressguard.core.trial import TEMPORARY
 from egressguard.kernel import links, nft
 from egressguard.kernel.conntrack import Conntrack
 from egressguard.kernel.events import Culprit
+from egressguard.kernel.neighbours import read_neighbours
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.owner import FLAGS, KEPT
 from egressguard.kernel.rules_file import RulesFile
@@ -26,7 +27,6 @@ from egressguard.kernel.scratch import expected_ruleset
 from egressguard.kernel.sets import (
     StandingTexts,
     Texts,
-    host_key,
     read_counted,
     read_counters,
     read_counts,
@@ -58,8 +58,11 @@ class Kernel(Protocol):
     def sender_macs(self) -> dict[str, frozenset[str]]:
         """The MACs that each sender's address has come from within the last hour."""
 
-    def attempt_macs(self) -> dict[Host, frozenset[str]]:
-        """The MACs that each host's attempts have come from within the last hour."""
+    def attempt_macs(self) -> dict[str, frozenset[str]]:
+        """The MACs that each address's attempts have come from within the last hour."""
+
+    def neighbours(self, addresses: Container[str]) -> dict[str, frozenset[str]]:
+        """The MACs that the neighbour table has for these addresses, as far as it knows them."""
 
     def only_counted(self) -> dict[Host, int]:
         """SYNs per host to ports that are only counted."""
@@ -207,9 +210,13 @@ class Netfilter:
         """The MACs that each sender's address has come from within the last hour."""
         return self._macs(self._table.sender_macs)
 
-    def attempt_macs(self) -> dict[Host, frozenset[str]]:
-        """The MACs that each host's attempts have come from within the last hour."""
-        return {host_key(a): found for a, found in self._macs(self._table.attempt_macs).items()}
+    def attempt_macs(self) -> dict[str, frozenset[str]]:
+        """The MACs that each address's attempts have come from within the last hour."""
+        return self._macs(self._table.attempt_macs)
+
+    def neighbours(self, addresses: Container[str]) -> dict[str, frozenset[str]]:
+        """The MACs that the neighbour table has for these addresses, as far as it knows them."""
+        return read_neighbours(addresses)
 
     def _macs(self, sets: Specs) -> dict[str, frozenset[str]]:
         found: dict[str, set[str]] = {}

@@ -111,7 +111,7 @@ def test_every_set_of_the_rules_is_known_to_the_code(filled: Namespace) -> None:
     listed = json.loads(filled.run(["nft", "-j", "-t", "list", "table", "inet", "egressguard"]).stdout)
     names = {item["set"]["name"] for item in listed["nftables"] if "set" in item}
     known = {*CONFIGURED, *LEASED, *COUNTED, "attempt_mac4", "attempt_mac6", "sender_mac4", "sender_mac6",
-             *FLOODS}
+             "counted_stranger4", "counted_stranger6", *FLOODS}
     assert names == known - {*REDIRECT, "own_cgroup"}, "those are of files that are loaded where they are configured"
 
 
