@@ -1,19 +1,18 @@
 """One budget per client for several relays: counted on the exchange's server, atomically, by its clock.
 
-A budget is a hash of a 64th of its window each, as the local accounts are precise to; a 64th counts until all
-of it has left the window. What a relay takes it takes in one script, of all budgets that pay or of none.
+A budget is counted in 64ths of its window, as the local accounts are precise to; a 64th counts until all of
+it has left the window. What a relay takes it takes in one script, of all budgets that pay or of none.
 
-The server may forget (a flush, a restart, a failover), so it has a life, a random word that the first script
-in an empty server sets. A relay that meets another life than it knows first says again what it has counted
-itself. No callback waits for a server that is away or slow: the first call that fails or is slow opens a
-breaker, and another thread tries until the server answers quickly again.
+No callback waits for a server that is away or slow: the first call that fails or is slow opens a breaker,
+and another thread tries until the server answers quickly again. A relay counts as here for `here_s` after a
+time of the server's that it sends back, so no call that arrives late makes it here for longer than it
+believes itself.
 """
 
 import secrets
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
@@ -23,77 +22,14 @@ from egressguard.core.exchange_url import ServerPlace
 from egressguard.exchange.line import Line
 from egressguard.exchange.valkey import connect, key
 from egressguard_milter.account import Kind
+from egressguard_milter.budget_scripts import BACK, FORGIVE, GREET, TAKE
 from egressguard_milter.journal import line, logger
 
 SLOW_S = 0.05  # a server that takes longer than this for a call would hold up the relay's mail
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 8.0
-
-COUNT = """
-local function width(window) return window * 1000 / 64 end
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local function add(k, window, age, n)
-    local cell = math.floor((now - age) / width(window))
-    redis.call('HINCRBY', k, cell, n)
-    redis.call('PEXPIRE', k, math.ceil(window * 1000 * 66 / 64))
-    return cell
-end
-local function used(k, window)
-    local cells, sum, oldest = redis.call('HGETALL', k), 0, nil
-    for i = 1, #cells, 2 do
-        local cell = tonumber(cells[i])
-        if (cell + 1) * width(window) <= now - window * 1000 then
-            redis.call('HDEL', k, cells[i])
-        else
-            sum = sum + tonumber(cells[i + 1])
-            if oldest == nil or cell < oldest then oldest = cell end
-        end
-    end
-    return sum, oldest
-end
-local life = redis.call('GET', KEYS[1])
-if not life then
-    life = ARGV[1]
-    redis.call('SET', KEYS[1], life)
-end
-if life ~= ARGV[2] then return {life, 'unknown'} end
-local at = 3
-local wanted = {}
-for i = 2, #KEYS do
-    local window, most, amount, said = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-    at = at + 4
-    for _ = 1, said do
-        add(KEYS[i], window, tonumber(ARGV[at]), tonumber(ARGV[at + 1]))
-        at = at + 2
-    end
-    wanted[i] = {window, most, amount}
-end
-for i = 2, #KEYS do
-    local window, most, amount = wanted[i][1], wanted[i][2], wanted[i][3]
-    if amount > 0 then
-        local sum, oldest = used(KEYS[i], window)
-        if sum + amount > most then
-            local free = oldest and ((oldest + 1) * width(window) + window * 1000 - now) or window * 1000
-            return {life, 'over', i - 2, sum, math.ceil(free)}
-        end
-    end
-end
-local cells = {life, 'taken'}
-for i = 2, #KEYS do
-    local amount = wanted[i][3]
-    cells[#cells + 1] = amount ~= 0 and add(KEYS[i], wanted[i][1], 0, amount) or 0
-end
-return cells
-"""  # noqa: E501
-BACK = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-for i = 2, #KEYS do
-    local cell = ARGV[2 * i - 2]
-    local left = redis.call('HINCRBY', KEYS[i], cell, -tonumber(ARGV[2 * i - 1]))
-    if left <= 0 then redis.call('HDEL', KEYS[i], cell) end
-end
-return 1
-"""
+HERE_S = 2.0
+MARGIN_S = 1.0  # two clocks do not run equally fast
+LIFE, ROLL = key("budget", "life"), key("budget", "roll")
 
 
 class Counted(NamedTuple):
@@ -109,35 +45,20 @@ class Counted(NamedTuple):
         return key("budget", f"{int(self.kind)}:{self.window_s:g}", self.name)
 
 
-class Budget(NamedTuple):
-    """What is counted, and how much of it is allowed."""
+class Wanted(NamedTuple):
+    """`amount` of a budget of `most`; `said`, if anything: all that this relay had of it, seconds ago and how
+    much, in place of what the server thinks.
+    """
 
     counted: Counted
-    most: int
-
-    @property
-    def kind(self) -> Kind:
-        """What kind of thing is counted."""
-        return self.counted.kind
-
-    @property
-    def window_s(self) -> float:
-        """For how many seconds it counts."""
-        return self.counted.window_s
-
-
-class Wanted(NamedTuple):
-    """`amount` of a budget; before that, what this relay says again: seconds ago, and how much."""
-
-    budget: Budget
-    amount: int
-    said: Sequence[tuple[float, int]] = ()
+    most: int = 0
+    amount: int = 0
+    said: Sequence[tuple[float, int]] | None = None
 
 
 class Taken(NamedTuple):
-    """Where on the server something was counted, and in which life of it, so that it can be given back."""
+    """Where on the server something was counted, so that it can be given back."""
 
-    life: str
     place: str
     cell: int
     amount: int
@@ -151,11 +72,17 @@ class Over(NamedTuple):
     retry_s: float
 
 
-@dataclass(slots=True)
-class Unknown:
-    """The server has another life than was said: say again what you have counted."""
+class Apart(NamedTuple):
+    """Not every relay has said yet what it had, since the server began its `life` `age_s` ago: longer windows
+    are not shared.
+    """
 
     life: str
+    age_s: float
+
+
+class Unknown(NamedTuple):
+    """The server does not know this relay any more, which has begun anew: nothing was taken."""
 
 
 class Away(Exception):
@@ -163,47 +90,76 @@ class Away(Exception):
 
 
 class Budgets:
-    """The server's budgets. `take` and `back` are for the callbacks, `tend` for another thread."""
+    """The server's budgets as `relay`, one of `relays`, sees them.
 
-    def __init__(self, place: ServerPlace) -> None:
-        self._place = place
+    `take` and `back` are for the callbacks, `tend` for another thread.
+    """
+
+    def __init__(self, place: ServerPlace, relay: str, relays: int, here_s: float = HERE_S,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self._place, self._relay, self._relays = place, relay, relays
+        self._here_s, self._clock = here_s, clock
         self._line: Line | None = None
         self._lock = threading.Lock()
         self._retry_at_s, self._pause_s = float("-inf"), FIRST_RETRY_S
         self._said_away = False
+        self._session, self._server = "", ""
+        self._heard_s, self._heard_ms = clock(), 0
+        self._here_from_s = clock()  # an earlier process of this relay may have been here until now
+        self.life, self.missing, self.joined = "", 0, False
 
     @property
     def there(self) -> bool:
         """Whether the server can be asked."""
         return self._line is not None
 
-    def take(self, life: str, wanted: Sequence[Wanted]) -> list[Taken] | Over | Unknown:
-        """Takes of all budgets or of none. Raises Away."""
-        words: list[Any] = [secrets.token_hex(8), life]
-        for budget, amount, said in wanted:
-            words += [budget.window_s, budget.most, amount, len(said)]
-            for age_s, count in said:
+    @property
+    def alone_from_s(self) -> float:
+        """From when on the server knows that this relay is not there, if it is not heard any more."""
+        return self._here_from_s + self._here_s + MARGIN_S
+
+    def here(self) -> int:
+        """Until when, by the server's clock, this relay is here: for `take`, when nothing is left to say."""
+        if not self._heard_ms:
+            return 0
+        self._here_from_s = self._heard_s
+        return self._heard_ms + round(self._here_s * 1000)
+
+    def take(self, wanted: Sequence[Wanted], here: int = 0, *, anyhow: bool = False
+             ) -> list[Taken] | Over | Apart | Unknown:
+        """Takes of all budgets or of none; `anyhow`: also of what is not shared. Raises Away."""
+        life = self.life
+        words: list[Any] = [life, self._relay, self._session, here, self._relays, int(anyhow)]
+        for counted, most, amount, said in wanted:
+            words += [round(counted.window_s * 1000), most, amount, -1 if said is None else len(said)]
+            for age_s, count in said or ():
                 words += [round(age_s * 1000), count]
-        places = [w.budget.counted.place for w in wanted]
-        found_life, what, *rest = self._call(COUNT, [key("budget"), *places], words)
-        if what == "unknown":
-            return Unknown(found_life)
+        places = [w.counted.place for w in wanted]
+        with self._lock:
+            now_ms, missing, what, *rest = self._ask(TAKE, places, words)
+            if what == "unknown":
+                self._greet()
+                return Unknown()
+            self._heard_s, self._heard_ms, self.missing = self._clock(), now_ms, missing
+            self.joined |= here > 0
+        if what == "apart":
+            return Apart(life, rest[0] / 1000)
         if what == "over":
             place, used, retry_ms = rest
             return Over(place, used, retry_ms / 1000)
-        return [Taken(life, place, cell, w.amount)
-                for place, cell, w in zip(places, rest, wanted, strict=True)]
+        return [Taken(place, cell, w.amount) for place, cell, w in zip(places, rest, wanted, strict=True)]
 
-    def back(self, taken: Sequence[Taken]) -> None:
-        """Gives back what was taken. Raises Away: then it counts for its window."""
-        if taken:
-            self._call(BACK, [key("budget"), *(t.place for t in taken)],
-                       [taken[0].life, *(word for t in taken for word in (t.cell, t.amount))])
+    def back(self, taken: Sequence[Taken]) -> bool:
+        """Gives back what was taken; False: not everything is where it was. Raises Away."""
+        with self._lock:
+            return bool(self._ask(BACK, [t.place for t in taken],
+                                  [self.life, self._relay, self._session,
+                                   *(word for t in taken for word in (t.cell, t.amount))]))
 
-    def forgive(self, places: Sequence[str]) -> None:
-        """Forgets these budgets. Raises Away."""
-        if places:
-            self._call("return redis.call('DEL', unpack(KEYS))", places, [])
+    def forgive(self, places: Sequence[str]) -> bool:
+        """Forgets these budgets; whether there were any. Raises Away."""
+        with self._lock:
+            return bool(self._ask(FORGIVE, places, []))
 
     def tend(self, now_s: float) -> None:
         """Tries the server again when it is time."""
@@ -211,18 +167,21 @@ class Budgets:
             return
         try:
             found = connect(self._place)
-            began_s = time.monotonic()
-            found.exchange(("PING",))
-            if time.monotonic() - began_s > SLOW_S:
-                found.close()
-                raise TimeoutError("it is slow")
         except (RedisError, OSError, ExchangeError) as error:
             self._failed(now_s, error)
             return
+        with self._lock:
+            self._line = found
+            try:
+                self._greet()
+            except Away:
+                return
+            if self._line is None:  # it answered, and slowly
+                return
         self._pause_s = FIRST_RETRY_S
         if self._said_away:
             logger.info(line("budgets_shared_again"))
-        self._said_away, self._line = False, found
+        self._said_away = False
 
     def close(self) -> None:
         """Ends the connection."""
@@ -230,15 +189,23 @@ class Budgets:
         if found is not None:
             found.close()
 
-    def _call(self, script: str, keys: Sequence[str], words: Sequence[Any]) -> Any:
-        with self._lock:
-            return self._ask(script, keys, words)
+    def _greet(self) -> None:
+        """Begins a session, in whatever life the server has."""
+        found = self._line
+        if found is None:
+            raise Away
+        server, self._session = f"{found.host} {found.port}", secrets.token_hex(8)
+        moved = int(bool(self._server) and server != self._server)
+        words = [self._relay, self._session, secrets.token_hex(8), self.life, moved]
+        self.life = str(self._ask(GREET, [], words))
+        self._server, self._heard_ms, self.joined = server, 0, False  # another server has another clock
 
-    def _ask(self, script: str, keys: Sequence[str], words: Sequence[Any]) -> Any:
+    def _ask(self, script: str, places: Sequence[str], words: Sequence[Any]) -> Any:
         found = self._line
         if found is None:
             raise Away
         began_s = time.monotonic()
+        keys = [LIFE, ROLL, *places]
         try:
             [reply] = found.exchange(("EVAL", script, str(len(keys)), *keys, *map(str, words)))
         except (RedisError, OSError) as error:
@@ -255,5 +222,5 @@ class Budgets:
         self._pause_s = min(2 * self._pause_s, LAST_RETRY_S)
         if not self._said_away:
             logger.warning(line("budgets_not_shared", reason=error,
-                                effect="each relay allows its part of every limit"))
+                                effect="each client goes on as it did here"))
         self._said_away = True

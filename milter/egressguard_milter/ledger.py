@@ -166,8 +166,8 @@ class Ledger:
         with self._lock:
             self._places.sweep(now_s)
 
-    def resize(self, horizon_s: float, capacity: int) -> None:
-        """Another longest window and another number of accounts from now on."""
+    def resize(self, horizon_s: float, capacity: int, windows_s: Iterable[float] = ()) -> None:
+        """Another longest window, another number of accounts, and these windows from now on."""
         with self._lock:
             self._places.resize(horizon_s, capacity)
 

@@ -33,7 +33,7 @@ class Limits:
     def use(self, policy: Policy) -> None:
         """Another policy from now on; what was counted stays."""
         directory = Directory(policy)
-        self._ledger.resize(policy.horizon_s, policy.max_clients)
+        self._ledger.resize(policy.horizon_s, policy.max_clients, policy.windows_s)
         self.policy, self.directory = policy, directory
 
     def scaled(self, allowance: Allowance, now_s: float) -> Scaled:

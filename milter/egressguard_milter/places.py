@@ -111,6 +111,10 @@ class Places:
         self._sweep_at_s = now_s + self._horizon_s / len(self._shards) / 4
         self._sweep_next(now_s)
 
+    def keys(self) -> list[str]:
+        """Every key that has an account."""
+        return [*self._hot, *(key for shard in self._shards for key in shard)]
+
     def census(self) -> dict[str, int]:
         """How many accounts each pool has."""
         return {pool.name.lower(): count for pool, count in self._count.items()}

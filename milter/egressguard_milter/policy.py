@@ -183,9 +183,14 @@ class Policy:
     @property
     def horizon_s(self) -> float:
         """The longest window of any limit."""
+        return max(self.windows_s)
+
+    @property
+    def windows_s(self) -> set[float]:
+        """Every window of any limit."""
         base_s = self.limits.window_s or Base().window_s or 0.0
-        return max(base_s, *(window for rates in self._all_rates()
-                             for window in (rates.window_s or 0.0, *(a.window_s for a in rates.also))))
+        return {base_s, *(window_s for rates in self._all_rates()
+                          for window_s in (rates.window_s or base_s, *(a.window_s for a in rates.also)))}
 
     def _all_rates(self) -> list[Rates]:
         sharing: list[ClientRule | Group] = [*self.client, *self.groups.values()]

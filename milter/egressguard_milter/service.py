@@ -75,12 +75,11 @@ def _ledger(policy: Policy, memory: Segments | None) -> Ledger:
     place = parse(policy.exchange)
     if policy.relays == 1 or isinstance(place, SqlitePlace):
         return Ledger(policy.horizon_s, policy.max_clients, memory)
-    from egressguard_milter.budgets import Budgets  # the client library is slow to import
+    from egressguard_milter.budgets import HERE_S, Budgets  # the client library is slow to import
     from egressguard_milter.shared_ledger import SharedLedger
 
-    ledger = SharedLedger(policy.horizon_s, policy.max_clients, memory, Budgets(place), policy.relays)
-    ledger.tend(time.monotonic())
-    return ledger
+    budgets = Budgets(place, policy.relay, policy.relays, max(HERE_S, 3 * policy.signal_poll_s))
+    return SharedLedger(policy.horizon_s, policy.max_clients, memory, budgets, policy.relays)
 
 
 def _memory(policy: Policy) -> Segments | None:

@@ -1,25 +1,45 @@
 """The ledger of one relay among several: what passes has passed the local accounts and the shared budget.
 
 The local accounts know what this relay let through, whatever happens; the server knows what all of them did.
-While it is away each relay allows its part of every limit, the limit divided by their number, and tells the
-server afterwards. Connections and refused recipients are each relay's own.
+What the server may not know of a key, or not as it is, this relay says before anything else, whole and in
+place of what it said before; only a relay that has nothing left to say counts as here. While the server is
+away `alone.py` says what may pass. Connections and refused recipients are each relay's own.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+import threading
+import time
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
+from itertools import islice
+from typing import NamedTuple
 
-from egressguard_milter.account import TICKS_PER_S, Amounts, Kind
-from egressguard_milter.budgets import Away, Budget, Budgets, Counted, Over, Taken, Unknown, Wanted
+from egressguard_milter.account import TICKS_PER_S, Account, Amounts, Kind, Pool
+from egressguard_milter.alone import SURELY, Alone
+from egressguard_milter.budgets import Apart, Away, Budgets, Counted, Over, Taken, Unknown, Wanted
 from egressguard_milter.ledger import Cap, Claim, Hold, Ledger, Refusal
 from egressguard_milter.records import Memory
 
 SHARED_KINDS = (Kind.MESSAGES, Kind.RECIPIENTS)
-MOST_KEYS = 100_000
-MOST_AT_ONCE, BATCH = 1024, 32  # budgets that a server which forgot is told of in one step, and in one call
+BATCH, SAYING_S = 16, 0.1  # keys in one call; how long one step may take for all that is to be said
 TRIES = 3
-NOTHING_MORE: Amounts = (0, 0, 0, 0)
 AWAY_RETRY_S = 60.0
+NOTHING = Account(Pool.KNOWN)
+
+
+class Budget(NamedTuple):
+    """What is counted, how much of it is allowed, and this relay's account; None: it shares another key's."""
+
+    counted: Counted
+    most: int
+    account: Account | None
+
+
+class Place(NamedTuple):
+    """What was taken on the server, when, and how often this relay had said what it had by then."""
+
+    taken: Taken
+    at_s: float
+    sayings: int
 
 
 class SharedLedger(Ledger):
@@ -28,18 +48,19 @@ class SharedLedger(Ledger):
     def __init__(self, horizon_s: float, capacity: int, memory: Memory | None, budgets: Budgets,
                  relays: int) -> None:
         super().__init__(horizon_s, capacity, memory)
-        self._budgets, self._relays = budgets, relays
+        self._budgets, self._relays, self._alone = budgets, relays, Alone(relays)
+        self._windows_s: frozenset[float] = frozenset()
         self._life = ""
-        # In which life this relay has said what it counted of a budget; absent: in none.
-        self._said: OrderedDict[Counted, str] = OrderedDict()
-        self._unsaid: dict[Counted, list[tuple[float, int]]] = {}
+        self._unsaid: set[str] = set()  # keys of which the server may not know what this relay had
+        self._sayings = 0
+        self._speaking = threading.Lock()
 
     def reserve(self, claims: Sequence[Claim], now_s: float) -> Hold | Refusal:
         """Takes one message with one recipient of every claim, or of none, here and on the server."""
         hold = super().reserve(claims, now_s)
         if isinstance(hold, Refusal):
             return hold
-        refusal = self._take(hold, hold.claims, (0, 1, 1, 0), now_s)
+        refusal = self._take(hold, (0, 1, 1, 0), now_s)
         if refusal is not None:
             super().release(hold, now_s)
             return refusal
@@ -49,42 +70,54 @@ class SharedLedger(Ledger):
         """Takes one recipient more for the message of `hold`, here and on the server."""
         refusal = super().extend(hold, now_s)
         if refusal is None:
-            refusal = self._take(hold, hold.claims, (0, 0, 1, 0), now_s)
+            refusal = self._take(hold, (0, 0, 1, 0), now_s)
             if refusal is not None:
                 super().shorten(hold, now_s)
         return refusal
 
     def settle(self, hold: Hold, recipients: int, now_s: float) -> None:
         """The message was accepted, and counts from now on, there as well as here."""
-        if hold.messages and not (hold.taken and all(taken.life == self._life for taken in hold.taken)):
-            with self._lock:  # the server does not know of this one, or has forgotten it
-                for budget in _budgets(hold.claims):
-                    amount = recipients if budget.kind is Kind.RECIPIENTS else 1
-                    self._unsaid.setdefault(budget.counted, []).append((now_s, amount))
+        known = not hold.messages or (recipients == hold.recipients and self._stands(hold, now_s))
+        keys = _keys(hold)
         super().settle(hold, recipients, now_s)
         hold.taken.clear()
+        if not known:
+            self._must_say(keys)
 
     def release(self, hold: Hold, now_s: float) -> None:
         """What `hold` reserved is given back, there as well as here."""
-        taken, hold.taken = hold.taken, []
+        known, taken = not hold.messages or self._stands(hold, now_s), [p.taken for p in hold.taken]
+        keys = _keys(hold)
         super().release(hold, now_s)
-        with suppress(Away):
-            self._budgets.back(taken)
+        hold.taken.clear()
+        try:
+            known = known and (not taken or self._budgets.back(taken))
+        except Away:
+            known = False
+        if not known:
+            self._must_say(keys)
 
     def forgive(self, key: str, now_s: float) -> bool:
         """Drops everything that counts against `key`, there as well as here; whether there was any."""
-        known = [counted for counted in self._said if counted.name == key]
+        found = super().forgive(key, now_s)
         with suppress(Away):
-            self._budgets.forgive([counted.place for counted in known])
-        for counted in known:
-            self._unsaid.pop(counted, None)
-        return super().forgive(key, now_s) or bool(known)
+            found |= self._budgets.forgive([counted.place for counted in self._all_of(key)])
+        return found
+
+    def resize(self, horizon_s: float, capacity: int, windows_s: Iterable[float] = ()) -> None:
+        """Another longest window, another number of accounts, and these windows from now on."""
+        super().resize(horizon_s, capacity)
+        self._count_in(windows_s)
 
     @property
     def fault(self) -> str:
-        """Says when the server is away."""
-        return "" if self._budgets.there else (
-            f"budgets are not shared: the server is away, this relay allows 1/{self._relays} of each limit")
+        """Says when budgets are not shared."""
+        if not self._budgets.there:
+            return ("budgets are not shared: the server is away; each client may go on as it did here, later "
+                    f"with 1/{self._relays} of its limit")
+        return "" if not self._budgets.missing else (
+            f"budgets are not shared: {self._budgets.missing} of {self._relays} relays have not been heard "
+            "since the server began; `relays` says how many there are")
 
     def tend(self, now_s: float) -> None:
         """Tries a server that was away again, and tells it what it does not know; for another thread than the
@@ -92,82 +125,153 @@ class SharedLedger(Ledger):
         """
         self._budgets.tend(now_s)
         with suppress(Away):
-            answer = self._budgets.take(self._life, [])
-            if isinstance(answer, Unknown):
-                self._life = answer.life
-            behind = [c for c, life in list(self._said.items()) if life != self._life or c in self._unsaid]
-            for start in range(0, min(len(behind), MOST_AT_ONCE), BATCH):
-                self._asked([Budget(c, 0) for c in behind[start:start + BATCH]], NOTHING_MORE, now_s)
+            self._say({}, (), now_s)
+            if self._unsaid or not self._budgets.joined:
+                self._say_all(now_s)
+                self._say({}, (), now_s)  # which says that nothing is left to say
 
-    def _take(self, hold: Hold, claims: Sequence[Claim], amounts: Amounts, now_s: float
-              ) -> Refusal | None:
-        budgets = [b for b in _budgets(claims) if amounts[b.kind]]
+    def _say_all(self, now_s: float) -> None:
+        until_s = time.monotonic() + SAYING_S
+        while self._unsaid and time.monotonic() < until_s:
+            with self._lock:
+                keys = list(islice(self._unsaid, BATCH))
+            self._say({}, keys, now_s)
+
+    def _take(self, hold: Hold, amounts: Amounts, now_s: float) -> Refusal | None:
+        budgets = _budgets(hold, amounts)
         if not budgets:
             return None
+        self._count_in(budget.counted.window_s for budget in budgets)
         try:
             answer = self._asked(budgets, amounts, now_s)
+            if isinstance(answer, Apart):
+                apart = [b for b in budgets if b.counted.window_s > answer.age_s]
+                refusal = self._by_itself(apart, answer.life, float("inf"), now_s)
+                if refusal is not None:
+                    return refusal
+                answer = self._asked(budgets, amounts, now_s, anyhow=True)
         except Away:
-            return self._within_part(claims, amounts, now_s)
+            return self._cut_off(hold, budgets, now_s)
+        if isinstance(answer, Apart):
+            return self._cut_off(hold, budgets, now_s)
         if isinstance(answer, Over):
             budget = budgets[answer.place]
-            cap = Cap(budget.kind, budget.most, budget.window_s)
-            return Refusal(budget.counted.name, cap, budget.most, answer.used, answer.retry_s)
-        hold.taken += answer
+            return _refusal(budget, budget.most, answer.used, answer.retry_s)
+        hold.taken += [Place(taken, now_s, self._sayings) for taken in answer]
         return None
 
-    def _asked(self, budgets: Sequence[Budget], amounts: Amounts, now_s: float) -> list[Taken] | Over:
-        """Takes from the server, and first says what it does not know: each thing once, whoever asks.
+    def _asked(self, budgets: Sequence[Budget], amounts: Amounts, now_s: float, *, anyhow: bool = False
+               ) -> list[Taken] | Over | Apart:
+        wanted = {b.counted: Wanted(b.counted, b.most, amounts[b.counted.kind]) for b in budgets}
+        return self._say(wanted, {b.counted.name for b in budgets}, now_s, anyhow=anyhow)
 
-        Raises Away; then nothing is taken for said.
-        """
+    def _say(self, wanted: dict[Counted, Wanted], keys: Iterable[str], now_s: float, *, anyhow: bool = False
+             ) -> list[Taken] | Over | Apart:
+        """Takes from the server, and first says of `keys` what it may not know. Raises Away."""
         for _ in range(TRIES):
-            life = self._life
-            before = [(b.counted, self._to_say(b.counted, life, now_s)) for b in budgets]
-            try:
-                answer = self._budgets.take(life, [Wanted(b, amounts[b.kind], said) for b, (_, said)
-                                                   in zip(budgets, before, strict=True)])
-            except Away:
-                self._not_said(before, now_s)
-                raise
-            if not isinstance(answer, Unknown):
-                return answer
-            self._life = answer.life  # what was said is not in this one: another life, everything again
+            with self._speaking:  # or who says that nothing is left could overtake who says it
+                said, asked, here = self._sayable(wanted, keys, now_s)
+                try:
+                    answer = self._budgets.take(asked, here, anyhow=anyhow)
+                except Away:
+                    self._must_say(said)
+                    raise
+                if not isinstance(answer, Unknown):
+                    self._sayings += bool(said)
+                    return answer[:len(wanted)] if isinstance(answer, list) else answer
+                self._must_say(said)
         raise Away
 
-    def _to_say(self, counted: Counted, life: str, now_s: float) -> list[tuple[float, int]]:
-        """What this relay has let through of a budget and the server does not know: seconds ago, how much.
-
-        It is taken for said from now on.
-        """
+    def _sayable(self, wanted: dict[Counted, Wanted], keys: Iterable[str], now_s: float
+                 ) -> tuple[list[str], list[Wanted], int]:
+        """What of `keys` is to be said; that with what is wanted; until when this relay is here."""
         with self._lock:
-            known, unsaid = self._said.pop(counted, None) == life, self._unsaid.pop(counted, [])
-            self._said[counted] = life
-            if len(self._said) > MOST_KEYS:
-                self._said.popitem(last=False)
-            if known:
-                return [(now_s - at_s, n) for at_s, n in unsaid if 0 <= now_s - at_s < counted.window_s]
-            account = self._places.peek(counted.name)
-            return [(max(0.0, now_s - tick / TICKS_PER_S), amounts[counted.kind])
-                    for tick, amounts in (account.stamps() if account else ())
-                    if amounts[counted.kind] and tick > (now_s - counted.window_s) * TICKS_PER_S]
+            if self._life != self._budgets.life:  # it knows nothing of what was said in another
+                self._life = self._budgets.life
+                self._unsaid.update(self._places.keys())
+            said = [key for key in keys if key in self._unsaid]
+            self._unsaid.difference_update(said)
+            asked = dict(wanted)
+            for key in said:
+                asked |= self._statement(key, asked, now_s)
+            here = 0 if self._unsaid_left() else self._budgets.here()
+            return said, list(asked.values()), here
 
-    def _not_said(self, before: Iterable[tuple[Counted, list[tuple[float, int]]]], now_s: float) -> None:
+    def _unsaid_left(self) -> bool:
+        return bool(self._unsaid)
+
+    def _statement(self, key: str, wanted: dict[Counted, Wanted], now_s: float
+                   ) -> dict[Counted, Wanted]:
+        """All that counts of `key` at this relay, reservations included, in every window."""
+        account, statement = self._places.peek(key) or NOTHING, {}
+        stamps = account.stamps()
+        for counted in self._all_of(key):
+            kind, since = counted.kind, (now_s - counted.window_s) * TICKS_PER_S
+            said = [(max(0.0, now_s - tick / TICKS_PER_S), amounts[kind]) for tick, amounts in stamps
+                    if amounts[kind] and tick > since]
+            asked = wanted.get(counted, Wanted(counted))
+            if held := account.reserved[kind] - asked.amount:  # what is asked for is reserved already
+                said.append((0.0, held))
+            statement[counted] = asked._replace(said=said)
+        return statement
+
+    def _all_of(self, key: str) -> list[Counted]:
+        return [Counted(key, kind, window_s) for kind in SHARED_KINDS for window_s in self._windows_s]
+
+    def _count_in(self, windows_s: Iterable[float]) -> None:
+        """Whoever counts in another window for the first time has not said what it had in it."""
+        new = self._windows_s.union(windows_s)
+        if new != self._windows_s:
+            with self._lock:
+                self._windows_s = new
+                self._unsaid.update(self._places.keys())
+
+    def _must_say(self, keys: Iterable[str]) -> None:
         with self._lock:
-            for counted, said in before:
-                self._unsaid.setdefault(counted, []).extend((now_s - age_s, n) for age_s, n in said)
+            self._unsaid.update(keys)
 
-    def _within_part(self, claims: Sequence[Claim], amounts: Amounts, now_s: float) -> Refusal | None:
-        """Whether this relay's part of every limit holds what it has let through and reserved."""
-        for budget in _budgets(claims):
-            part = max(1, budget.most // self._relays)
-            cap = Cap(budget.kind, part, budget.window_s)
-            [used] = self.usage(budget.counted.name, [cap], now_s)  # what is asked for is reserved already
-            if amounts[budget.kind] and used > part:
-                return Refusal(budget.counted.name, cap, part, used - amounts[budget.kind], AWAY_RETRY_S)
+    def _stands(self, hold: Hold, now_s: float) -> bool:
+        """Whether the server has what `hold` reserved where it was taken, and a moment ago."""
+        shortest_s = min(self._windows_s, default=0.0)
+        return bool(hold.taken) and all(
+            place.sayings == self._sayings and now_s - place.at_s < shortest_s / 64 for place in hold.taken)
+
+    def _cut_off(self, hold: Hold, budgets: Sequence[Budget], now_s: float) -> Refusal | None:
+        """The server is away: nothing until it knows that this relay is, then what may pass alone."""
+        self._must_say(_keys(hold))  # first, or it could be said meanwhile that nothing is left to say
+        from_s = self._budgets.alone_from_s
+        if now_s < from_s:
+            return _refusal(budgets[0], 0, 0, from_s - now_s)
+        return self._by_itself(budgets, from_s, from_s, now_s)
+
+    def _by_itself(self, budgets: Sequence[Budget], era: Hashable, began_s: float, now_s: float
+                   ) -> Refusal | None:
+        """Whether this relay may let through alone what is reserved already."""
+        with self._lock:
+            self._alone.enter(era, began_s)
+            for budget in budgets:
+                (_, kind, window_s), account = budget.counted, budget.account
+                if account is None:
+                    return _refusal(budget, 0, 0, AWAY_RETRY_S)
+                had = account.used(kind, window_s * SURELY, now_s)
+                most = self._alone.most(budget.counted, budget.most, window_s, had, now_s)
+                used = account.used(kind, window_s, now_s) + account.reserved[kind]
+                if used > most:
+                    return _refusal(budget, most, used - 1, AWAY_RETRY_S)
         return None
 
 
-def _budgets(claims: Sequence[Claim]) -> list[Budget]:
-    return [Budget(Counted(claim.key, cap.kind, cap.window_s), cap.most)
-            for claim in claims for cap in claim.caps if cap.kind in SHARED_KINDS]
+def _budgets(hold: Hold, amounts: Amounts) -> list[Budget]:
+    return [Budget(Counted(claim.key, kind, window_s), most, account if key == claim.key else None)
+            for claim, (key, account) in zip(hold.claims, hold.accounts, strict=True)
+            for kind, most, window_s in claim.caps if kind in SHARED_KINDS and amounts[kind]]
 
+
+def _keys(hold: Hold) -> list[str]:
+    """Those with an account of their own: what a key has used in a shared one, nobody can say."""
+    return [key for claim, (key, _) in zip(hold.claims, hold.accounts, strict=False) if key == claim.key]
+
+
+def _refusal(budget: Budget, most: int, used: int, retry_s: float) -> Refusal:
+    key, kind, window_s = budget.counted
+    return Refusal(key, Cap(kind, most, window_s), most, used, retry_s)

@@ -98,7 +98,7 @@ def test_relays_share_a_budget_with_the_user_that_is_set_up_for_them(site: tuple
     server, folder = site
     place = parse(f"valkeys://relay@127.0.0.1:{server.port}?password={folder}/relay.password&ca={folder}/ca.crt")
     assert isinstance(place, ServerPlace)
-    ledger = SharedLedger(600.0, 1000, None, Budgets(place), relays=2)
+    ledger = SharedLedger(600.0, 1000, None, Budgets(place, "relay", 1), relays=1)
     claim = Claim("192.0.2.77", (Cap(Kind.MESSAGES, 40, 600.0),), Pool.KNOWN)
     taken = []
     for _ in range(41):
