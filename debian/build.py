@@ -36,6 +36,7 @@ COMPLETIONS = {"bash": "bash-completion/completions/{name}", "zsh": "zsh/vendor-
                "fish": "fish/vendor_completions.d/{name}.fish"}
 SHORT = {"Apache 2": "Apache-2.0"}  # what older metadata says, by its short name in DEP-5
 UNITS = "usr/lib/systemd/system/"
+NETWORKS = ("networking", "systemd-networkd", "NetworkManager")  # Debian's ways to bring interfaces up
 SAMPLE = "milter/egressguard-milter.toml"
 MAINTAINER = "the egressguard project <egressguard@example.org>"
 
@@ -62,6 +63,7 @@ ROUTER = Package(
     {"systemd/egressguard.service": UNITS, "systemd/egressguard-rules.service": UNITS,
      "systemd/egressguard-fallback.service": UNITS,
      "systemd/nftables.conf": f"{UNITS}nftables.service.d/egressguard.conf",
+     "systemd/network.conf": "usr/lib/egressguard/",
      "systemd/load-rules": "usr/lib/egressguard/",
      "systemd/egressguard.sysusers": "usr/lib/sysusers.d/egressguard.conf",
      "systemd/egressguard.tmpfiles": "usr/lib/tmpfiles.d/egressguard.conf",
@@ -69,7 +71,9 @@ ROUTER = Package(
      "milter/README.md": "usr/share/doc/egressguard/milter.md",
      SAMPLE: "usr/share/doc/egressguard/examples/",
      "contrib/prometheus": "usr/share/egressguard/prometheus/"},
-    {"usr/lib/egressguard/rules": "python/egressguard/rules"})
+    {"usr/lib/egressguard/rules": "python/egressguard/rules",
+     **{f"{UNITS}{unit}.service.d/egressguard.conf": "../../../egressguard/network.conf"
+        for unit in NETWORKS}})
 MILTER = Package(
     "egressguard-milter", "limits what each client may send through a mail relay",
     "A milter for Postfix and sendmail. Over a limit is always temporary, and limits shrink\n"
@@ -121,6 +125,7 @@ def stage(package: Package, wheel: Path, tree: Path) -> None:
     lay(package, tree)
     (tree / "usr/share/doc" / package.name / "copyright").write_text(copyright_text(package, python))
     for link, target in package.links.items():
+        (tree / link).parent.mkdir(parents=True, exist_ok=True)
         (tree / link).symlink_to(target)
     launcher = tree / "usr/bin" / package.name
     launcher.parent.mkdir(parents=True)

@@ -165,6 +165,11 @@ router_units() {
     install -D -m 644 systemd/egressguard.tmpfiles /usr/lib/tmpfiles.d/egressguard.conf
     systemd-tmpfiles --create egressguard.conf
     install -D -m 644 systemd/nftables.conf /usr/lib/systemd/system/nftables.service.d/egressguard.conf
+    ln -sf "$checkout/systemd/network.conf" /usr/lib/egressguard/network.conf
+    for network in networking systemd-networkd NetworkManager; do
+        mkdir -p "/usr/lib/systemd/system/$network.service.d"
+        ln -sf ../../../egressguard/network.conf "/usr/lib/systemd/system/$network.service.d/egressguard.conf"
+    done
     unit egressguard-rules <systemd/egressguard-rules.service
     unit egressguard-fallback <systemd/egressguard-fallback.service
 }

@@ -70,6 +70,9 @@ def test_provisioned_machines_tell_the_story(machines: Machines) -> None:
     again = machines.provision("router", "network")
     drop_in = "/usr/lib/systemd/system/nftables.service.d/egressguard.conf"
     assert machines.shell("router", f"cat {drop_in}") == (ROOT / "systemd/nftables.conf").read_text(), "as the package has it"
+    for network in ("networking", "systemd-networkd", "NetworkManager"):
+        drop_in = f"/usr/lib/systemd/system/{network}.service.d/egressguard.conf"
+        assert machines.shell("router", f"cat {drop_in}") == (ROOT / "systemd/network.conf").read_text()
     assert "network" in again, "a second time changes nothing and fails at nothing"
     assert machines.shell("router", "ip -br address; ip route; ip -6 route") == routes
 

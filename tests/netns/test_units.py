@@ -259,6 +259,22 @@ def test_mutant_that_loads_theirs_first_and_ours_afterwards_leaks(router: Router
             router.runs("nftables.conf")
 
 
+@both_families
+def test_before_the_network_comes_up_something_stands_on_a_router_that_was_configured(router: Router, family: int) -> None:
+    """The drop-in of whatever brings interfaces up, when neither unit has loaded anything."""
+    router.runs("network.conf", "ExecStartPre")
+    assert router.tables() == [], "installed and not configured: nothing is blocked"
+    (router.state / "egressguard.toml").write_text("")
+    with attacked(router.world, family):
+        assert router.runs("network.conf", "ExecStartPre") == 0
+    assert router.tables() == ["table inet egressguard_fallback"]
+    (router.state / "egressguard.toml").unlink()
+    router.boots()
+    (router.state / FILE).write_text("whatever it says")
+    router.runs("network.conf", "ExecStartPre")
+    assert router.tables() == ["table inet egressguard"], "what stands is left alone"
+
+
 def test_mutant_of_a_fallback_without_its_rule_leaks(router: Router) -> None:
     """The sniffer of these tests sees a leak when there is one."""
     script = router.program / "load-rules"
