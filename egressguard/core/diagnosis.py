@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from egressguard.core.canary import Fate
 from egressguard.core.finding import Finding, Severity, note, off, weak
+from egressguard.core.foreign_diagnosis import other_tables_rules
 from egressguard.core.path_diagnosis import bridge_table, last_line, table_owner
 from egressguard.core.surroundings import PASSING, TUNNELS, Link, Surroundings
 
@@ -16,9 +17,9 @@ FULL = 0.8
 
 def diagnose(seen: Surroundings) -> list[Finding]:
     """All findings, worst first."""
-    checks = (_table, table_owner, bridge_table, last_line, _canary, _forwarding, _inside_routes, _rules,
-              _flowtables, _bridges, _inside_links, _programs, _sysctls, _conntrack, _legacy, _ways_out,
-              _containers)
+    checks = (_table, table_owner, bridge_table, last_line, _canary, _forwarding, _inside_routes,
+              other_tables_rules, _flowtables, _bridges, _inside_links, _programs, _sysctls, _conntrack,
+              _legacy, _ways_out, _containers)
     found = [finding for check in checks for finding in check(seen)]
     return sorted(found, key=lambda finding: -finding.severity)
 
@@ -79,31 +80,6 @@ def _inside_routes(seen: Surroundings) -> Iterator[Finding]:
             yield off("default route inside", f"the default route ({versions}) leaves by {link.name}, which "
                        "is configured as inside", "what leaves by an inside interface is not looked at",
                        f"take {link.name} out of [[inside]], or correct the route")
-
-
-def _rules(seen: Surroundings) -> Iterator[Finding]:
-    for rule in seen.foreign.rules:
-        what = f"{rule.verb} in {rule.place} ({rule.hook} {rule.priority}): {rule.text}"[:300]
-        moved = rule.port is not None and rule.port != 25
-        if rule.verb == "dnat" and (moved or rule.exact):
-            make = off if moved else weak
-            yield make("redirect", what, "after it the packet goes to another port or host than the rules "
-                       "judge", "limit it to packets from outside (iifname), or to this machine's addresses")
-        elif rule.verb in ("redirect", "tproxy"):
-            yield weak("redirect", what, "a program here takes the connection, and connects to the outside "
-                        "itself", "remove it, or judge this machine's own connections with own.guard")
-        elif rule.verb == "fwd":
-            yield weak("forwarded below", what, "packets go from interface to interface below the forward "
-                        "hook", "remove it from inside interfaces")
-        elif rule.verb == "mangle":
-            yield weak("port rewritten", what, "a packet may pass under one port and leave under another",
-                        "remove it, or limit it to packets from outside (iifname)")
-        elif rule.verb == "notrack":
-            yield weak("notrack", what, "without a connection nothing can be cut when a permission ends",
-                        "except TCP port 25 from it")
-        elif rule.verb in ("drop", "reject") and rule.exact and rule.early:
-            yield weak("dropped early", what, "attempts end there and are not counted, so nobody is judged",
-                        "leave port 25 to egressguard: remove it, or place it after priority -10")
 
 
 def _flowtables(seen: Surroundings) -> Iterator[Finding]:
@@ -201,7 +177,9 @@ def _conntrack(seen: Surroundings) -> Iterator[Finding]:
 
 def _legacy(seen: Surroundings) -> Iterator[Finding]:
     if seen.legacy:
-        yield note("iptables-legacy", f"iptables-legacy has tables: {', '.join(seen.legacy)}",
+        # A filter table can only stop packets; the others can lead them elsewhere.
+        make = note if all(name.endswith((" filter", " security")) for name in seen.legacy) else weak
+        yield make("iptables-legacy", f"iptables-legacy has tables: {', '.join(seen.legacy)}",
                     "doctor cannot read their rules",
                     "read `iptables-legacy-save` for port 25, REDIRECT, DNAT")
 

@@ -14,14 +14,22 @@ from egressguard.core.ruleset import TABLE
 OUR_PRIORITY = -10
 PORT = 25
 EARLY_HOOKS = ("ingress", "prerouting")
-VERBS = ("notrack", "dnat", "redirect", "tproxy", "fwd", "masquerade", "drop", "reject")
+VERBS = ("notrack", "dnat", "redirect", "tproxy", "fwd", "dup", "masquerade", "drop", "reject")
+# iptables-nft leaves these to the kernel's xtables modules; nft tells the name alone, so CT may be NOTRACK.
+TARGETS = {"DNAT": "dnat", "NETMAP": "dnat", "REDIRECT": "redirect", "TPROXY": "tproxy", "NOTRACK": "notrack",
+           "CT": "notrack", "MASQUERADE": "masquerade", "TEE": "dup", "REJECT": "reject", "DROP": "drop"}
+HARMLESS_TARGETS = frozenset({
+    "ACCEPT", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNMARK", "CONNSECMARK", "DSCP", "ECN", "HL", "HMARK",
+    "IDLETIMER", "LED", "LOG", "MARK", "NFLOG", "NFQUEUE", "RATEEST", "RETURN", "SECMARK", "SET", "SNAT",
+    "SYNPROXY", "TCPMSS", "TCPOPTSTRIP", "TOS", "TTL"})
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A rule that may concern outgoing SMTP: where it stands, the verb, and what it says.
 
-    `exact` tells that it names port 25; `port` is the new one, None when the port stays.
+    `exact` tells that it names port 25; `port` is the new one, None when the port stays. `hidden` tells that
+    a part of it is iptables' own, of which nft tells the name alone: its port and conditions are unknown.
     """
 
     place: str
@@ -31,6 +39,7 @@ class Rule:
     exact: bool
     text: str
     port: int | None = None
+    hidden: frozenset[str] = frozenset()
 
     @property
     def early(self) -> bool:
@@ -114,12 +123,23 @@ def _rules(value: Mapping[str, Any], base: tuple[str, int], inside: frozenset[st
     smtp = all(_may_match(match, inside, own) for match in matches)
     exact = any(_names_port(match) for match in matches)
     place = f"{value['family']} {value['table']} {value['chain']}"
+    hidden = frozenset(e["xt"]["type"] for e in expressions if isinstance(e.get("xt"), Mapping))
     for expression in expressions:
-        for verb, what in expression.items():
+        for key, what in expression.items():
+            verb = _target(what) if key == "xt" else key
             # What becomes port 25 after our rules concerns us as much as what ceases to be it before them.
             rewritten = verb == "mangle" and _is_port(what.get("key")) and (smtp or _port(what) == PORT)
-            if rewritten or (smtp and verb in VERBS):
-                yield Rule(place, *base, verb, exact, json.dumps(expressions, sort_keys=True), _port(what))
+            if rewritten or (smtp and verb in (*VERBS, "xt")):
+                yield Rule(place, *base, verb, exact, json.dumps(expressions, sort_keys=True), _port(what),
+                           hidden)
+
+
+def _target(what: Any) -> str:
+    """The verb of iptables' own part: "" for what judges nothing, `xt` for a target that nobody knows."""
+    if not isinstance(what, Mapping) or what.get("type") != "target":
+        return ""
+    name = str(what.get("name"))
+    return "" if name in HARMLESS_TARGETS else TARGETS.get(name, "xt")
 
 
 def _port(what: Any) -> int | None:
@@ -176,4 +196,6 @@ def _holds(right: Any, value: object) -> bool:
             low, high = right["range"]
             return isinstance(value, int) and isinstance(low, int) and low <= value <= high
         return _holds(right.get("set", right.get("elem")), value)
+    if isinstance(right, str) and right.endswith("*"):  # `iifname "eth*"`, and iptables' `-i eth+`
+        return isinstance(value, str) and value.startswith(right[:-1])
     return bool(right == value)

@@ -1,11 +1,13 @@
 """The doctor on a real router: every bad condition that this kernel can have is made, found, and named."""
 
 import json
+import socket
 
 import pytest
 
 from lab.deployment import Deployment
 from lab.network import SOMEBODY4, SOMEBODY6
+from lab.sink import Sink
 
 # Not made here, because this kernel lacks them: flowtables, IPIP, SIT, GRE, WireGuard, macvlan, ipvlan, Open vSwitch,
 # and XDP programs for want of a compiler. Their findings are tested in tests/unit/test_diagnosis.py, by name.
@@ -77,6 +79,48 @@ def test_another_tables_harmless_rule_is_not_a_finding(site: Deployment, hook: s
                                                        rule: str) -> None:
     nft(site, BASE.format(family="inet", hook=hook, kind=kind, priority=priority, rule=rule))
     assert examined(site)[:2] == (0, [])
+
+
+def iptables(site: Deployment, rule: str, variant: str = "nft") -> None:
+    site.world.router.run([f"iptables-{variant}", *rule.split()])
+
+
+@pytest.mark.parametrize(("rule", "code", "name"), [
+    ("-t nat -A PREROUTING -i web -p tcp --dport 25 -j DNAT --to-destination 203.0.113.130:2525", 3, "redirect"),
+    ("-t nat -A PREROUTING -i we+ -p tcp --dport 25 -j DNAT --to-destination 203.0.113.130:2525", 3, "redirect"),
+    ("-t nat -A PREROUTING -i web -p tcp -m multiport --dports 25,26 -j DNAT --to-destination 203.0.113.130:2525", 2,
+     "redirect"),
+    ("-t nat -A PREROUTING -i web -j NETMAP --to 203.0.113.0/24", 2, "redirect"),
+    ("-t nat -A PREROUTING -i web -p tcp --dport 25 -j REDIRECT --to-ports 2525", 2, "redirect"),
+    ("-t mangle -A PREROUTING -i web -p tcp --dport 25 -j TPROXY --on-port 3129", 2, "redirect"),
+    ("-t mangle -A PREROUTING -i web -p tcp --dport 25 -j TEE --gateway 192.0.2.10", 2, "copied"),
+    ("-t raw -A PREROUTING -i web -p tcp --dport 25 -j NOTRACK", 2, "notrack"),
+    ("-t raw -A PREROUTING -i web -p tcp --dport 25 -j CT --notrack", 2, "notrack"),
+    ("-t filter -I FORWARD -i web -p tcp --dport 25 -j REJECT", 0, ""),
+    ("-t nat -A PREROUTING -i wan -p tcp --dport 25 -j DNAT --to-destination 192.0.2.20:2525", 0, ""),
+    ("-t nat -A PREROUTING -i web -p tcp --dport 80 -j DNAT --to-destination 192.0.2.20:2525", 0, ""),
+    ("-t nat -A POSTROUTING -o wan -j SNAT --to-source 203.0.113.1", 0, ""),
+    ("-t mangle -A FORWARD -i web -p tcp --syn -j TCPMSS --clamp-mss-to-pmtu", 0, ""),
+    ("-t nat -A POSTROUTING -o wan -j MASQUERADE", 0, ""),
+])
+def test_rules_of_the_real_iptables_nft_are_judged_as_natives_are(site: Deployment, rule: str, code: int,
+                                                                  name: str) -> None:
+    iptables(site, rule)
+    found = examined(site)
+    assert found[0] == code, found
+    assert ({n for _, n in found[1]} if name else found[1]) == ({name} if name else []), found
+
+
+def test_what_iptables_nft_lets_out_is_not_called_on_the_path(site: Deployment) -> None:
+    iptables(site, "-t nat -A PREROUTING -i web -p tcp --dport 25 -j DNAT --to-destination 203.0.113.130:2525")
+    with Sink(site.world.outside, port=2525):
+        site.world.web2.call(socket.create_connection, (SOMEBODY4, 25), 5).close()
+    assert site.egressguard("doctor").stdout.startswith("the rules do not stand on the path")
+
+
+def test_tables_of_iptables_legacy_are_told(site: Deployment) -> None:
+    iptables(site, "-t nat -A PREROUTING -i web -p tcp --dport 25 -j DNAT --to-destination 203.0.113.130:2525", "legacy")
+    assert ("WEAKENS", "iptables-legacy") in examined(site)[1]
 
 
 def test_a_drop_that_is_jumped_to_is_found(site: Deployment) -> None:

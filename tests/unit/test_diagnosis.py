@@ -58,7 +58,8 @@ def test_nothing_wrong_is_no_finding() -> None:
     (switch(ipv6__conf__all__seg6_enabled="1", ipv6__conf__web__seg6_enabled="1"), 2, "source routing"),
     (switch(ipv4__conf__all__accept_source_route="1"), 2, "source routing"),
     (switch(ipv4__conf__all__rp_filter="0"), 0, "rp_filter"),
-    (replace(GOOD, legacy=("ip nat",)), 0, "iptables-legacy"),
+    (replace(GOOD, legacy=("ip filter",)), 0, "iptables-legacy"),
+    (replace(GOOD, legacy=("ip filter", "ip nat")), 2, "iptables-legacy"),
     (link(Link("lte0", addresses=("203.0.113.9/32",))), 0, "uplink"),
 ])
 def test_each_bad_condition_is_found(seen: Surroundings, severity: int, name: str) -> None:
@@ -127,6 +128,27 @@ REDIRECT = {"redirect": {"port": 2525}}
 ])
 def test_a_rule_concerns_smtp_unless_its_conditions_exclude_it(conditions: list[dict[str, Any]], concerned: bool) -> None:
     assert bool(rules(*conditions, REDIRECT)) is concerned
+
+
+def xt(name: str, kind: str = "target") -> dict[str, Any]:
+    return {"xt": {"type": kind, "name": name}}
+
+
+@pytest.mark.parametrize(("expressions", "name", "severity"), [
+    ((match("dport", 25), xt("DNAT")), "redirect", 3), ((xt("DNAT"),), "redirect", 2),
+    ((match("dport", 25), xt("addrtype", "match"), xt("DNAT")), "redirect", 2), ((match("dport", 80), xt("DNAT")), "", 0),
+    ((xt("TEE"),), "copied", 2), ((xt("ECHO"),), "unknown target", 2), ((xt("LOG"),), "", 0), (({"xt": None},), "", 0),
+    ((iifname("we*"), match("dport", 25), xt("CT")), "notrack", 2), ((iifname("wan*"), xt("CT")), "", 0),
+])
+def test_iptables_own_targets_are_judged_and_its_conditions_count_as_met(expressions: tuple[dict[str, Any], ...], name: str,
+                                                                         severity: int) -> None:
+    found = diagnose(replace(GOOD, foreign=Foreign(rules(*expressions))))
+    assert ([f.name for f in found], verdict(found)) == ([name] if name else [], severity)
+
+
+def test_a_doctor_who_knows_no_target_of_iptables_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egressguard.core.foreign_rules._target", lambda what: "")
+    assert rules(match("dport", 25), xt("DNAT")) == ()
 
 
 def test_rules_of_our_own_table_and_of_unhooked_chains_are_none_of_the_doctors() -> None:
