@@ -5,14 +5,20 @@ import json
 import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from lab.deployment import Deployment
+from egressguard.core.connections import Connection
+from egressguard.kernel import Netfilter
+from egressguard.kernel.conntrack import Conntrack
+from lab.deployment import PROGRAMS, Deployment
 from lab.namespaces import wait_until
 from lab.network import MAILSERVER, RELAY, SOMEBODY4, SOMEBODY6, WEB1, WEB2, World
 from lab.sink import Sink
+from tests.promises import promise
 
 SOMEBODY = {4: SOMEBODY4, 6: SOMEBODY6}
 both_families = pytest.mark.parametrize("family", [4, 6])
@@ -34,7 +40,6 @@ def sinks(fresh_world: World) -> Iterator[None]:
 
 def tracked(site: Deployment) -> set[tuple[str, int]]:
     """Sources and ports of the SMTP connections that connection tracking knows."""
-    import sys
     found = json.loads(site.world.router.run([sys.executable, "-c", TRACKED]).stdout)
     return {(source, port) for source, port in found}
 
@@ -127,9 +132,62 @@ def test_a_daemon_that_may_not_or_cannot_says_so_and_enforces(site: Deployment) 
 
 
 def test_without_capabilities_the_reason_is_named(site: Deployment) -> None:
-    import sys
     done = subprocess.run(
         ["nsenter", f"--net={site.world.router.path}", "setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin",
          sys.executable, "-c", "from egressguard.kernel.conntrack import Conntrack as C; C().end([25], bool)"],
         text=True, capture_output=True, check=False)
     assert "reading the tracked connections: not permitted: this needs CAP_NET_ADMIN" in done.stderr
+
+
+def cut_after_s(site: Deployment, *program: str) -> float:
+    """From the quarantine's standing in the kernel to the end of the host's tracked connections: at most ten
+    seconds are waited for. `program` is what orders the quarantine.
+    """
+    kernel, conntrack = site.world.router.call(Netfilter), site.world.router.call(Conntrack)
+    ordering = site.world.router.popen([*program, "quarantine", "web2", "--for", "10m", "--reason", "it spams",
+                                        "--config", str(site.router_config)], stdout=subprocess.DEVNULL)
+    sources: set[str] = set()
+
+    def seen(connection: Connection) -> bool:
+        sources.add(connection.source)
+        return False
+
+    stood_s, deadline_s = None, time.monotonic() + 60
+    while time.monotonic() < deadline_s and (stood_s is None or time.monotonic() < stood_s + 10):
+        if stood_s is None and kernel.leases()["quarantine4"]:
+            stood_s = time.monotonic()
+        sources.clear()
+        conntrack.end([25], seen)
+        if stood_s is not None and not sources & set(WEB2.addresses):
+            break
+        time.sleep(0.005)
+    assert stood_s is not None, "no quarantine"
+    took_s = time.monotonic() - stood_s
+    assert ordering.wait(30) == 0
+    kernel.close()
+    conntrack.close()
+    return took_s
+
+
+@both_families
+def test_a_quarantine_ends_what_is_open_within_a_second(site: Deployment, family: int) -> None:
+    site.start_router()
+    talks = [Talk(site, "web2", RELAY.addresses[family == 6]) for _ in range(20)]
+    took_s = cut_after_s(site, str(PROGRAMS / "egressguard"))
+    assert took_s <= 1.0
+    assert not any(talk.lives() for talk in talks[:2])
+    promise(10, f"from a quarantine to the end of the host's tracked connections, IPv{family}", f"{1000 * took_s:.0f} ms", "≤ 1 s",
+            f"{len(talks)} connections to the relay")
+    for talk in talks:
+        talk.close()
+
+
+def test_mutant_a_quarantine_that_leaves_connection_tracking_alone_is_noticed(site: Deployment) -> None:
+    site.start_router()
+    talk = Talk(site, "web2", RELAY.ipv4)
+    mutant = site.folder / "egressguard-mutant"
+    mutant.write_text(f"#!{sys.executable}\nfrom egressguard.cli import main\nfrom egressguard.enforcement import Enforcement\n"
+                      "Enforcement._cut = lambda self, changes: None\nmain()\n")
+    mutant.chmod(0o755)
+    assert cut_after_s(site, str(mutant)) > 1.0
+    talk.close()

@@ -93,14 +93,33 @@ def test_a_group_enforces_while_the_site_observes(site: Deployment, sink: Sink, 
 
 
 @both_families
-@pytest.mark.parametrize(("key", "result"), [("also_block", errno.ECONNREFUSED), ("also_count", 0)])
+@pytest.mark.parametrize("port", [465, 587, 2525])
+@pytest.mark.parametrize(("key", "result", "counts"), [
+    ("also_block", errno.ECONNREFUSED, (1, 0)), ("also_count", 0, (0, 1))])
 def test_other_ports_concern_the_groups_that_name_them(
-        site: Deployment, submission: Sink, family: int, key: str, result: int) -> None:
-    site.amend("", f'[[group]]\nname = "g"\nnetworks = ["{WEB1_NETWORK[family]}"]\n{key} = [587]')
+        site: Deployment, family: int, port: int, key: str, result: int, counts: tuple[int, int]) -> None:
+    site.amend("", f'[[group]]\nname = "g"\nnetworks = ["{WEB1_NETWORK[family]}"]\n{key} = [{port}]')
     site.start_router()
-    assert site.world.web1.call(outcome, SOMEBODY[family], 587) == result
-    assert site.world.web2.call(outcome, SOMEBODY[family], 587) == 0
-    assert (attempts(site, WEB1), attempts(site, WEB2)) == (1, 0)
+    with Sink(site.world.outside, port=port):
+        assert site.world.web1.call(outcome, SOMEBODY[family], port) == result
+        assert site.world.web2.call(outcome, SOMEBODY[family], port) == 0
+    hosts = json.loads(say(site, "hosts", "--json"))
+    assert [(hosts[p.ipv4]["attempts"], hosts[p.ipv4]["counted_only"]) for p in (WEB1, WEB2)] == [counts, (0, 0)]
+
+
+@both_families
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+def test_further_ports_are_shut_for_everybody_but_senders(site: Deployment, family: int, mode: str) -> None:
+    site.write_router_config(mode)
+    site.amend("router =", "ports = [25, 465, 587, 2525]\nrouter =")
+    site.start_router()
+    for port in (465, 587, 2525):
+        with Sink(site.world.outside, port=port):
+            assert site.world.web2.call(outcome, SOMEBODY[family], port) == (errno.ECONNREFUSED if mode == "enforce" else 0)
+            assert site.world.relay.call(outcome, SOMEBODY[family], port) == 0
+            assert site.world.web2.call(outcome, SOMEBODY[family], port + 1) == errno.ECONNREFUSED, "nobody listens there"
+    assert attempts(site, WEB2) == 3
+    assert set(json.loads(say(site, "hosts", "--would-block", "--json"))) == {WEB2.ipv4}
 
 
 def strays(site: Deployment, place: Place, family: int, port: int) -> int:
@@ -237,6 +256,16 @@ def test_quarantine_never_hits_a_sender_and_is_capped(site: Deployment) -> None:
         say(site, "quarantine", f"198.51.100.{n}", "--for", "10m", "--reason", "x")
     refused = site.egressguard("quarantine", "198.51.100.24", "--for", "10m", "--reason", "x")
     assert (refused.returncode, "the most is 3" in refused.stderr) == (4, True)
+
+
+def test_of_a_large_inventory_a_tenth_can_be_quarantined(site: Deployment) -> None:
+    site.amend("", "".join(f'[[host]]\nname = "h{n}"\naddresses = ["198.51.100.{100 + n}"]\n' for n in range(48)))
+    site.start_router()
+    for n in range(5):
+        say(site, "quarantine", f"h{n}", "--for", "10m", "--reason", "x")
+    refused = site.egressguard("quarantine", "h5", "--for", "10m", "--reason", "x")
+    assert (refused.returncode, "the most is 5" in refused.stderr) == (4, True)
+    assert sum("quarantine" in order for order in site.status()[1]["orders"]) == 5
 
 
 def test_a_sender_in_the_quarantine_set_passes_all_the_same(site: Deployment, sink: Sink) -> None:
