@@ -187,6 +187,8 @@ class Controller:
         if self._counting.renew(self._enforcement.incarnation):
             self._saved_s = float("-inf")  # what was counted before is nowhere else
         if wrong is None:
+            if self._enforcement.looks_later:
+                self._suspects = [*suspects, *culprits()][-SUSPECTS:]
             return
         by = tuple(Program(c.program, c.pid) for c in self._kernel.others([*suspects, *culprits()]))
         end_s = now_s + perf_counter() - began

@@ -4,7 +4,7 @@ Every comparison is level-triggered: it looks at what is there, not at what was 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic, sleep
@@ -16,7 +16,7 @@ from egressguard.core.errors import DatabaseError, KernelError
 from egressguard.core.exposure import EVERYTHING, Deviation, joined, loose
 from egressguard.core.orders import Order
 from egressguard.core.plan import Changes
-from egressguard.core.ruleset import LEASED, TABLE, Leases, Sets
+from egressguard.core.ruleset import LEASED, TABLE, Element, Leases, Sets
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
 from egressguard.core.wanted import Here
 from egressguard.database import Database
@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 LOOKS_AGAIN = 2
 OWNER_S, OWNER_LOOK_S = 10.0, 0.1
 SETTLE_S = (0.01, 0.02)
+LOOK_S = 2.0  # at most so often into the sets that packets write
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
+NOTHING: frozenset[Element] = frozenset()
 NO_ELEMENTS: Sets = {name: frozenset() for name in ROUTER.configured}
 LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
 ELEMENTS = "set elements differed"
@@ -58,7 +60,8 @@ class Enforcement:
         self.faults: dict[str, str] = {}
         self._beside: dict[str, Enforcement] = {}
         self._expected: Ruleset | None = None
-        self._generation = -1
+        self._generation = self._looked_at = -1
+        self._looked_s = float("-inf")
         self.standing: list[Order] = []
         self._former: Site | None = None
         self._ends_s = 0.0
@@ -67,13 +70,16 @@ class Enforcement:
         self._wanted: tuple[Here, Sets] | None = None
         self._unnoticed: tuple[Deviation, float] | None = None  # and when all was right last
 
-    def changes(self, now_s: float) -> Changes:
-        """What differs from what should be there, now; the whole of it when the table is missing."""
-        return self._differing(now_s) if self.loaded() else self._all_changes(now_s)
+    def changes(self, now_s: float, lost: Collection[str] = ()) -> Changes:
+        """What differs from what should be there, now; the whole of it when the table is missing. Sets that
+        are to be made anew are `lost`.
+        """
+        return self._differing(now_s, lost) if self.loaded() else self._all_changes(now_s)
 
-    def _differing(self, now_s: float) -> Changes:
+    def _differing(self, now_s: float, lost: Collection[str] = ()) -> Changes:
         """The same for a table that is loaded."""
-        have, leases = self.kernel.sets(), self.kernel.leases()
+        have: Sets = {name: NOTHING if name in lost else found for name, found in self.kernel.sets().items()}
+        leases = {name: {} if name in lost else found for name, found in self.kernel.leases().items()}
         standing = self._standing(now_s)
         here = self._here()
         ordered = leases if standing is None else wanted.leases(self.table, standing, here)
@@ -100,6 +106,12 @@ class Enforcement:
         """Enforces `site` from the next comparison on; with `former`, on trial until `ends_s`."""
         self.site, self._former, self._ends_s = site, former, ends_s
         self._compared_s = float("-inf")
+
+    @property
+    def looks_later(self) -> bool:
+        """Whether something was changed, and has still to be looked for where only packets write."""
+        return (self._looked_at != self._generation
+                or any(other.looks_later for other in self._beside.values()))
 
     @property
     def on_trial(self) -> bool:
@@ -255,7 +267,7 @@ class Enforcement:
             self.kernel.rebuild(rules, self._all_changes(now_s))
             why += f"; {reason} and was replaced; what it had counted since the last round is lost"
         else:
-            why += self._load_over(before, rules, now_s)
+            why += self._load_over(before, rules, expected, now_s)
         self._verify(expected, now_s)
         self._existing = self._exists()
         self._keep(now_s)
@@ -267,7 +279,7 @@ class Enforcement:
         except DatabaseError as error:
             log.error("not in history: %s", error)
 
-    def _load_over(self, before: Ruleset | None, rules: RulesFile, now_s: float) -> str:
+    def _load_over(self, before: Ruleset | None, rules: RulesFile, expected: Ruleset, now_s: float) -> str:
         """Loads over what is there, or replaces it; says so if it had to.
 
         The daemon and a command may do the same at one instant: then the later one's differences are gone,
@@ -275,10 +287,11 @@ class Enforcement:
         """
         for _ in range(LOOKS_AGAIN):
             with suppress(KernelError):
-                self.kernel.load(rules, self._table(), self.changes(now_s))
+                found = self._table()
+                self.kernel.load(rules, found, self.changes(now_s, _lost(found, expected)))
                 return ""
         try:
-            self.kernel.load(rules, before, self.changes(now_s))
+            self.kernel.load(rules, before, self.changes(now_s, _lost(before, expected)))
         except KernelError as error:
             if before is None:
                 raise
@@ -344,25 +357,44 @@ class Enforcement:
         An order that began or ended is a reason, and nothing wrong; so is an interface that came or went.
         """
         generation = self.kernel.generation()
+        look = generation != self._looked_at and now_s - self._looked_s >= LOOK_S
         standing = self._standing(now_s)
         before = [order.number for order in self.standing]
         numbers = before if standing is None else [order.number for order in standing]
         ordered = numbers != before
         if set(before) - set(numbers):
             self.uncut = "not tried yet"  # the kernel ended a permission by itself
-        if generation == self._generation and not ordered and now_s - self._compared_s < FULL_COMPARE_S:
+        if (generation == self._generation and not ordered and not look
+                and now_s - self._compared_s < FULL_COMPARE_S):
             self._good_s = now_s
             return None
         self.right_until_s, self.last_cut = self._good_s, []
         existed, self._existing = self._existing, self._exists()
         ordered |= existed != self._existing
         wrong = self._put_right(now_s)
+        if ordered and wrong and wrong.text == ELEMENTS:
+            wrong = None
+        if look:
+            wrong = joined([found for found in (wrong, self._weed()) if found is not None])
+            self._looked_at, self._looked_s = generation, now_s
         self._good_s = now_s
         # The number from before the comparison: our own change costs one more comparison, and a change
         # by anybody else that came in between is not overlooked.
         self._generation, self._compared_s = generation, now_s
         self.standing = self.standing if standing is None else standing
-        return None if ordered and wrong and wrong.text == ELEMENTS else wrong
+        return wrong
+
+    def _weed(self) -> Deviation | None:
+        """Removes what somebody has put into sets that only packets write: a flood may have filled them, so
+        they are read only after somebody has changed something, and not in every round.
+        """
+        planted = self.kernel.planted() if self.stands() else ()
+        if not planted:
+            return None
+        log.warning("elements were planted:\n%s", plan.transaction(planted, self.table))
+        self.kernel.apply(planted)
+        names = ", ".join(change.set_name for change in planted)
+        return Deviation(f"elements were planted where only packets write ({names})")
 
     def _put_right(self, now_s: float) -> Deviation | None:
         ruleset, rules = self._settled(self._expected), self.rules()
@@ -400,3 +432,8 @@ class Enforcement:
                               f"of egressguard (it lacks chain {self.table.version_chain}); nothing was "
                               "changed")
         return found
+
+
+def _lost(found: Ruleset | None, expected: Ruleset) -> Collection[str]:
+    """The sets that loading makes anew, since somebody has made them in another way."""
+    return found.strange(expected) if found is not None else ()

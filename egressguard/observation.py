@@ -147,7 +147,7 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
     return Table(
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,
         intact=_intact(kernel, site, kind, ruleset, faults),
-        changes=plan.diff(sets, elements(kind, here)), sets=sets,
+        changes=(*plan.diff(sets, elements(kind, here)), *kernel.planted()), sets=sets,
         sample=kernel.sample(at_s).without(site.settings.canary_keys()), leases=kernel.leases(),
         sender_macs=kernel.sender_macs(), counted=_counted(kernel, site.settings), kind=kind,
         devices=ruleset.devices)

@@ -27,6 +27,7 @@ class FakeKernel:
         self.cut_fails = ""
         self.connections: list[Connection] = []
         self.damaged = False
+        self.foreign: Changes = ()
         self.loads: list[str] = []
         self.flush()
 
@@ -73,6 +74,9 @@ class FakeKernel:
     def lasting(self) -> Leases:
         return {name: {element: self.timed.get((name, element), float("inf")) for element in self.elements[name]}
                 for name in TEMPORARY}
+
+    def planted(self) -> Changes:
+        return self.foreign
 
     def sender_macs(self) -> dict[str, frozenset[str]]:
         return {}

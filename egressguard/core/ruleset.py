@@ -14,7 +14,7 @@ TABLE = "egressguard"
 VERSION_CHAIN = "ruleset_v2"  # an empty chain; a later version's rules are refused, an earlier one's replaced
 
 FieldType = Literal["ifname", "ipv4_addr", "ipv6_addr", "ipv4_net", "ipv6_net", "ether_addr", "nf_proto",
-                    "ether_type", "inet_service", "inet_proto", "uid", "cgroup"]
+                    "ether_type", "inet_service", "inet_proto", "uid", "iface_index", "cgroup"]
 Fields = tuple[FieldType, ...]
 Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
@@ -103,8 +103,15 @@ ATTEMPT_MACS: dict[str, Fields] = {
     "attempt_mac4": ("ipv4_addr", "ether_addr"),
     "attempt_mac6": ("ipv6_addr", "ether_addr"),
 }
-# What the rules refuse without a second look; nobody reads them.
-FLOODS = ("flood4", "flood6")
+# What the rules refuse without a second look; nobody reads them but to see whether somebody has written them.
+FLOODS: dict[str, Fields] = {
+    "flood4": ("iface_index", "ether_addr", "ipv4_addr", "ipv4_addr"),
+    "flood6": ("iface_index", "ether_addr", "ipv6_addr", "ipv6_addr"),
+}
+PROVED: dict[str, Fields] = {  # of rules/redirect.nft: who was led to the sinkhole lately
+    "proved4": ("ipv4_addr",),
+    "proved6": ("ipv6_addr",),
+}
 SENDER_MACS: dict[str, Fields] = {
     "sender_mac4": ("ipv4_addr", "ether_addr"),
     "sender_mac6": ("ipv6_addr", "ether_addr"),

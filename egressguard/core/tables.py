@@ -13,8 +13,10 @@ from egressguard.core.ruleset import (
     COUNTED,
     DESTINATIONS,
     FAMILY,
+    FLOODS,
     INVENTORY,
     LEASED,
+    PROVED,
     SENDER_MACS,
     STRANGERS,
     VERSION_CHAIN,
@@ -42,6 +44,7 @@ class Table:
     attempt_macs: Specs = field(default_factory=dict)
     sender_macs: Specs = field(default_factory=dict)
     counted: Specs = field(default_factory=dict)
+    remembered: Specs = field(default_factory=dict)
 
     def older(self, chains: Iterable[str]) -> bool:
         """Whether `chains` are those of an earlier version of this table: what an upgrade finds."""
@@ -50,12 +53,19 @@ class Table:
                    for chain in chains if (found := chain.removeprefix(f"{stem}_v")).isdigit())
 
     def fields(self, name: str) -> Fields:
-        """What an element of the set that is written by egressguard consists of."""
-        return self.configured.get(name) or self.leased[name]
+        """What an element of the set consists of."""
+        return self.configured.get(name) or self.leased.get(name) or self.written[name]
+
+    @property
+    def written(self) -> Specs:
+        """The sets that only packets write; their elements have a timeout, which is the set's."""
+        counted = {name: fields for name, fields in self.counted.items() if name not in self.configured}
+        return {**self.strangers, **self.destinations, **self.attempt_macs, **self.sender_macs, **counted,
+                **self.remembered}
 
 
 ROUTER = Table(FAMILY, "egressguard.nft", VERSION_CHAIN, CONFIGURED, LEASED, INVENTORY, STRANGERS,
-               DESTINATIONS, ATTEMPT_MACS, SENDER_MACS, COUNTED)
+               DESTINATIONS, ATTEMPT_MACS, SENDER_MACS, COUNTED, {**FLOODS, **PROVED})
 
 # The bridge family names protocols by their Ethernet types. Answers are no matter of it, nor is this machine.
 _HOMES: dict[str, Fields] = {

@@ -21,6 +21,7 @@ from egressguard.kernel.events import Culprit
 from egressguard.kernel.neighbours import read_neighbours
 from egressguard.kernel.netlink import Netlink, NoSuchEntry
 from egressguard.kernel.owner import FLAGS, KEPT
+from egressguard.kernel.planted import read_planted
 from egressguard.kernel.rules_file import RulesFile
 from egressguard.kernel.ruleset import Ruleset, incarnation, read_generation, read_ruleset, read_table
 from egressguard.kernel.scratch import expected_ruleset
@@ -54,6 +55,9 @@ class Kernel(Protocol):
 
     def lasting(self) -> Leases:
         """What each element has left of those configured sets whose elements can have a timeout."""
+
+    def planted(self) -> Changes:
+        """What removes the elements that somebody has put into sets which only packets write."""
 
     def sender_macs(self) -> dict[str, frozenset[str]]:
         """The MACs that each sender's address has come from within the last hour."""
@@ -206,6 +210,10 @@ class Netfilter:
                 leases[name] = {}
         return leases
 
+    def planted(self) -> Changes:
+        """What removes the elements that somebody has put into sets which only packets write."""
+        return read_planted(self._netlink, self._table.written)
+
     def sender_macs(self) -> dict[str, frozenset[str]]:
         """The MACs that each sender's address has come from within the last hour."""
         return self._macs(self._table.sender_macs)
@@ -261,8 +269,8 @@ class Netfilter:
     def load(self, rules: RulesFile, have: Ruleset | None, changes: Changes) -> None:
         """Loads the rules file over the table `have`, and applies `changes` in the same transaction.
 
-        What the file does not have is removed: other chains, and base chains that hang elsewhere (the
-        kernel refuses to move one).
+        What the file does not have is removed: other chains and sets, base chains that hang elsewhere (the
+        kernel refuses to move one), and sets that are made in another way (it would leave them so).
         """
         rules = self._flagged(rules)
         if have is not None and have.persists and not rules.flags:
@@ -351,4 +359,7 @@ def _misplaced(have: Ruleset, want: Ruleset, rules: RulesFile) -> str:
     # transaction, so no packet meets an empty chain.
     where = f"chain {rules.table.family} {TABLE}"
     flushed = "".join(f"flush {where} {name}\n" for name in every)
-    return flushed + "".join(f"delete {where} {name}\n" for name in foreign + moved)
+    deleted = "".join(f"delete {where} {name}\n" for name in foreign + moved)
+    strange = "".join(f"delete {kind} {rules.table.family} {TABLE} {name}\n"
+                      for name, kind in have.strange(want).items())
+    return flushed + deleted + strange

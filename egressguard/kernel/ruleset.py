@@ -6,10 +6,12 @@ it afterwards, and every later difference is somebody's edit.
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from egressguard.core.ruleset import CONSTANT_MAPS, TABLE
+from egressguard.kernel.declared import read_declared
 from egressguard.kernel.netlink import (
     GETCHAIN,
     GETGEN,
@@ -40,7 +42,8 @@ class Ruleset:
 
     `handle` changes when the table is made anew, `dormant` means its hooks are switched off, `hooks`
     maps its base chains to where they hang (hook, priority, policy), `fingerprint` covers all its rules,
-    chains and hooks. `devices` are the interfaces that base chains of family netdev hang on. `owned` means
+    chains, hooks and sets. `sets` are what it declares: a set's kind and all that it is made with, not its
+    elements. `devices` are the interfaces that base chains of family netdev hang on. `owned` means
     that a living process owns the table, `persists` that it can have an owner (see kernel/owner.py).
     """
 
@@ -52,6 +55,12 @@ class Ruleset:
     devices: frozenset[str] = frozenset()
     owned: bool = False
     persists: bool = False
+    sets: Mapping[str, str] = field(default_factory=dict)
+
+    def strange(self, want: "Ruleset") -> dict[str, str]:
+        """Its sets that `want` lacks, or makes in another way, each with its kind."""
+        return {name: made.partition(" ")[0] for name, made in self.sets.items()
+                if want.sets.get(name) != made}
 
 
 def incarnation(boot: str, ruleset: Ruleset) -> str:
@@ -86,15 +95,17 @@ def read_ruleset(netlink: Netlink) -> Ruleset | None:
     flags = _u32(table[TABLE_FLAGS])
     chains = _chains(netlink, devices)
     hooks = {name: hook for name, hook in chains.items() if hook}
+    sets = read_declared(netlink)
     return Ruleset(
         handle=struct.unpack(">Q", table[TABLE_HANDLE])[0],
         dormant=bool(flags & TABLE_DORMANT),
         chains=frozenset(chains),
         hooks=hooks,
-        fingerprint=_fingerprint(netlink, chains),
+        fingerprint=_fingerprint(netlink, chains) + _digest(sets),
         devices=frozenset(devices),
         owned=bool(flags & TABLE_OWNED),
         persists=bool(flags & TABLE_PERSISTS),
+        sets=sets,
     )
 
 
@@ -145,7 +156,11 @@ def _fingerprint(netlink: Netlink, chains: dict[str, str]) -> str:
             expressions = bytes(found.get(RULE_EXPRESSIONS, b"")).hex()
             rules.setdefault(text(found[RULE_CHAIN]), []).append(expressions)
     rules |= {f"map {name}": _elements(netlink, name) for name in CONSTANT_MAPS}
-    return hashlib.sha256(repr(sorted(rules.items())).encode()).hexdigest()
+    return _digest(rules)
+
+
+def _digest(found: Mapping[str, object]) -> str:
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
 def _elements(netlink: Netlink, name: str) -> list[str]:

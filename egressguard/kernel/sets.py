@@ -25,7 +25,7 @@ from egressguard.kernel.netlink import (
 )
 
 LIST_TABLE, LIST_SET, LIST_ELEMENTS = 1, 2, 3
-ELEM_KEY, ELEM_EXPIRATION, ELEM_EXPR, ELEM_KEY_END = 1, 5, 7, 10
+ELEM_KEY, ELEM_TIMEOUT, ELEM_EXPIRATION, ELEM_EXPR, ELEM_KEY_END = 1, 4, 5, 7, 10
 DATA_VALUE, EXPR_DATA, COUNTER_BYTES, COUNTER_PACKETS = 1, 2, 1, 2
 LIST_ELEMENT = 1
 _ATTRIBUTE = struct.Struct("=HH")
@@ -94,6 +94,7 @@ FIELDS: dict[FieldType, tuple[int, Convert]] = {
     "inet_service": (2, _service),
     "inet_proto": (1, _service),
     "uid": (4, _uid),
+    "iface_index": (4, _uid),
     "cgroup": (8, _cgroup),
 }
 
@@ -108,13 +109,13 @@ def read_elements(netlink: Netlink, name: str, fields: Fields) -> dict[Element, 
 
     Raises NoSuchEntry when the table or the set is missing.
     """
-    decode = _decoder(name, fields)
+    decode = decoder(name, fields)
     return {decode(key, end): packets for key, end, packets, _ in _all_elements(netlink, name)}
 
 
 def read_leases(netlink: Netlink, name: str, fields: Fields) -> dict[Element, float]:
     """Every element of a set with the seconds that are left of its timeout (infinite without one)."""
-    decode = _decoder(name, fields)
+    decode = decoder(name, fields)
     return {decode(key, end): left_s for key, end, _, left_s in _all_elements(netlink, name)}
 
 
@@ -183,7 +184,7 @@ def read_columns(netlink: Netlink, name: str) -> Iterator[tuple[tuple[bytes, ...
 
     Raises NoSuchEntry when the table or the set is missing.
     """
-    return (_columns(payload) or ((), ()) for payload in _payloads(netlink, name))
+    return (_columns(payload) or ((), ()) for payload in read_payloads(netlink, name))
 
 
 def _plain_counts(netlink: Netlink, name: str, fields: Fields) -> dict[Any, int]:
@@ -192,7 +193,8 @@ def _plain_counts(netlink: Netlink, name: str, fields: Fields) -> dict[Any, int]
     return {(host_key(e[0]), e[1]) if len(e) > 1 else host_key(e[0]): n for e, n in elements.items()}
 
 
-def _payloads(netlink: Netlink, name: str) -> list[memoryview]:
+def read_payloads(netlink: Netlink, name: str) -> list[memoryview]:
+    """A set's elements, some hundred in each. Raises NoSuchEntry when the table or the set is missing."""
     request = attribute(LIST_TABLE, TABLE) + attribute(LIST_SET, name)
     answers = netlink.dump(GETSETELEM, netlink.family, request, f"reading set {name}")
     return [payload for answer in answers for kind, payload in attributes(answer)
@@ -201,7 +203,7 @@ def _payloads(netlink: Netlink, name: str) -> list[memoryview]:
 
 def read_raw(netlink: Netlink, name: str) -> Iterator[memoryview]:
     """Every element's attributes. Raises NoSuchEntry when the table or the set is missing."""
-    return (element for payload in _payloads(netlink, name) for _, element in attributes(payload))
+    return (element for payload in read_payloads(netlink, name) for _, element in attributes(payload))
 
 
 def _all_elements(netlink: Netlink, name: str) -> Iterator[tuple[bytes, bytes, int, float]]:
@@ -276,7 +278,7 @@ def read_counters(netlink: Netlink) -> dict[str, int]:
     return counters
 
 
-def _decoder(name: str, fields: Fields) -> Callable[[bytes, bytes], Element]:
+def decoder(name: str, fields: Fields) -> Callable[[bytes, bytes], Element]:
     """Turns a key into an element. Somebody may have made the set anew with other fields: say so."""
     slots, position = [], 0
     for kind in fields:
@@ -307,15 +309,16 @@ def _elements(answer: memoryview) -> Iterator[tuple[bytes, bytes, int, float]]:
 def _element(element: memoryview) -> tuple[bytes, bytes, int, float]:
     """Key, end of the key's range, counted packets, seconds left."""
     found = dict(attributes(element))
-    key = _value(found[ELEM_KEY])
-    end = _value(found[ELEM_KEY_END]) if ELEM_KEY_END in found else key
+    key = value_of(found[ELEM_KEY])
+    end = value_of(found[ELEM_KEY_END]) if ELEM_KEY_END in found else key
     left_s = _U64.unpack_from(found[ELEM_EXPIRATION])[0] / 1000 if ELEM_EXPIRATION in found else float("inf")
     expression = found.get(ELEM_EXPR)
     packets = 0 if expression is None else _packets(dict(attributes(expression))[EXPR_DATA])
     return key, end, packets, left_s
 
 
-def _value(data: memoryview) -> bytes:
+def value_of(data: memoryview) -> bytes:
+    """The bytes of a key or of other data."""
     return next(bytes(value) for kind, value in attributes(data) if kind == DATA_VALUE)
 
 
