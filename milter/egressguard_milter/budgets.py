@@ -19,8 +19,9 @@ from redis.exceptions import RedisError
 
 from egressguard.core.errors import ExchangeError
 from egressguard.core.exchange_url import ServerPlace
+from egressguard.exchange.hedged import connect
 from egressguard.exchange.line import Line
-from egressguard.exchange.valkey import connect, key
+from egressguard.exchange.valkey import key
 from egressguard_milter.account import Kind
 from egressguard_milter.budget_scripts import BACK, FORGIVE, GREET, TAKE
 from egressguard_milter.journal import line, logger

@@ -172,13 +172,19 @@ class Ledger:
             self._places.resize(horizon_s, capacity)
 
     def remember(self, records: Iterable[Record], now_s: float) -> None:
-        """Takes over what an earlier process has written down."""
+        """Takes over what an earlier process has written down: each key at once, as there may be many."""
+        found: dict[str, tuple[Pool, list[tuple[Amounts, float]]]] = {}
+        for key, pool, amounts, at_s in records:
+            if amounts is None:
+                found.pop(key, None)
+                self._places.forgive(key)
+            elif key in found:
+                found[key][1].append((amounts, at_s))
+            else:
+                found[key] = pool, [(amounts, at_s)]
         with self._lock:
-            for key, pool, amounts, at_s in records:
-                if amounts is None:
-                    self._places.forgive(key)
-                else:
-                    self._places.restore(key, pool, amounts, at_s, now_s)
+            for key, (pool, stamps) in found.items():
+                self._places.restore(key, pool, stamps, now_s)
 
     @property
     def census(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ shared one, so that moving never gives anybody a second limit.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from itertools import islice
 
 from egressguard_milter.account import TICKS_PER_S, Account, Amounts, Pool, newest_s, pool_of, thaw
@@ -75,13 +76,16 @@ class Places:
             del self._resting[oldest]
             self._freeze(oldest, now_s)
 
-    def restore(self, key: str, pool: Pool, amounts: Amounts, at_s: float, now_s: float) -> None:
-        """Puts a stamp of an earlier process into the account of exactly this key, whatever the capacity."""
+    def restore(self, key: str, pool: Pool, stamps: Iterable[tuple[Amounts, float]], now_s: float) -> None:
+        """Puts stamps of an earlier process, oldest first, into the account of exactly this key, whatever the
+        capacity.
+        """
         account = self._find(key) or self._new(key, pool)
-        self._resting.pop(key, None)
-        account.holders += 1
-        account.stamp(amounts, at_s)
-        self.put_back(key, account, now_s)
+        for amounts, at_s in stamps:
+            account.stamp(amounts, at_s)
+        if not account.holders:
+            self._resting.pop(key, None)
+            self._freeze(key, now_s)
 
     def peek(self, key: str) -> Account | None:
         """The account of `key` to look at, if it has one."""

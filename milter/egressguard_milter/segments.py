@@ -30,6 +30,7 @@ BODY = struct.Struct("=Bd4H")
 CHECKED = struct.Struct("=HBd4H")  # the length and the body
 BODY_BYTES, pack_crc = BODY.size, struct.Struct("=I").pack
 FORGIVEN = 0xFF
+POOLS = {**{int(pool): pool for pool in Pool}, FORGIVEN: Pool.KNOWN}
 MOST = 0xFFFF
 MAX_KEY_BYTES = 1000
 
@@ -92,7 +93,8 @@ class Segments:
             shift_s = 0.0 if boot_id == self._boot_id else -last_s[boot_id]
             newest_s = max((r.at_s for r in records), default=float("-inf")) + shift_s
             self._done.append(Segment(path, newest_s))
-            loaded += [r._replace(at_s=min(r.at_s + shift_s, now_s)) for r in records
+            loaded += [r if shift_s == 0.0 and r.at_s <= now_s
+                       else r._replace(at_s=min(r.at_s + shift_s, now_s)) for r in records
                        if r.amounts is None or r.at_s + shift_s > now_s - horizon_s]
             self._number = int(path.suffix[1:])
         self.maintain(horizon_s, now_s)
@@ -196,17 +198,17 @@ def _read(path: Path) -> tuple[str, list[Record]]:
 
 
 def _decode(data: bytes) -> Iterator[Record]:
-    position = HEADER
-    while position + PREFIX.size + BODY.size <= len(data):
+    """At most one thing is looked up for each record: there may be millions, and the MTA waits."""
+    position, size, head = HEADER, len(data), PREFIX.size
+    while position + head + BODY_BYTES <= size:
         crc, length = PREFIX.unpack_from(data, position)
-        end = position + PREFIX.size + length
-        if length < BODY.size or crc32(data[position + 4:end]) != crc:
+        begin = position + head
+        position = begin + length
+        if length < BODY_BYTES or crc32(data[begin - 2:position]) != crc:
             return
-        kind, at_s, *amounts = BODY.unpack_from(data, position + PREFIX.size)
-        if not math.isfinite(at_s) or (kind != FORGIVEN and kind not in list(Pool)):
+        kind, at_s, a, b, c, d = BODY.unpack_from(data, begin)
+        pool = POOLS.get(kind)
+        if pool is None or not math.isfinite(at_s):
             return
-        key = data[position + PREFIX.size + BODY.size:end].decode("utf-8", "replace")
-        a, b, c, d = amounts
-        yield Record(key, Pool(kind if kind != FORGIVEN else 0),
-                     None if kind == FORGIVEN else (a, b, c, d), at_s)
-        position = end
+        key = data[begin + BODY_BYTES:position].decode("utf-8", "replace")
+        yield Record(key, pool, None if kind == FORGIVEN else (a, b, c, d), at_s)

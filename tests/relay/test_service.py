@@ -1,16 +1,24 @@
 """How the process begins and ends: one clear message when it cannot, nothing left behind when it did."""
 
+import os
 import signal
 import socket
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
+from egressguard.boot import boot_id
 from egressguard_milter import service
+from egressguard_milter.account import Pool
+from egressguard_milter.records import Record
+from egressguard_milter.segments import Segments
 from egressguard_milter.watch import Watch
 from lab.namespaces import wait_until
+from tests.relay.mta import OFFER, client, mail
 from tests.relay.running import Milter, Site
+from tests.relay.test_server import ask
 
 
 def unix_policy(site: Site, path: Path) -> str:
@@ -104,3 +112,24 @@ def test_a_signal_at_any_moment_of_the_start_ends_it(site: Site, tmp_path: Path)
         assert milter.process.wait(30) == 0
         assert not (tmp_path / "milter.sock").exists()
         (tmp_path / "milter.sock.lock").unlink()
+
+
+def test_while_earlier_counts_are_read_an_mta_waits_and_nobody_gets_a_second_limit(site: Site, tmp_path: Path) -> None:
+    """The socket is there from the beginning, so no MTA takes the milter for absent."""
+    (site.folder / "state").mkdir(mode=0o700)
+    memory, now_s = Segments(site.folder / "state", boot_id()), time.monotonic()
+    for n in range(200_000):
+        memory.write([Record(f"2001:db8:{n >> 16:x}:{n & 65535:x}::/64", Pool.STRANGER, (0, 1, 1, 0), now_s)])
+    memory.write([Record("192.0.2.1", Pool.STRANGER, (0, 1, 1, 0), now_s)] * 2)
+    os.close(memory._lock)
+    path = tmp_path / "milter.sock"
+    milter = site.start(f'state = "{site.folder}/state"\n{unix_policy(site, path)}[limits]\nmessages = 2\n')
+    wait_until(path.exists, "the socket")
+    with socket.socket(socket.AF_UNIX) as used, socket.socket(socket.AF_UNIX) as fresh:
+        for mta in (used, fresh):
+            mta.settimeout(120)
+            mta.connect(str(path))
+        assert "event=remembered" not in milter.log, "it is still reading"
+        assert [a[:4] for a in ask(used, OFFER + client("192.0.2.1") + mail(), 3)[1:]] == ["c", "y451"]
+        assert "event=remembered" in milter.log
+        assert ask(fresh, OFFER + client("192.0.2.2") + mail(), 3)[1:] == ["c", "c"]
