@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 import time
 from typing import Any
 
@@ -21,11 +22,12 @@ from egressguard.exchange.key_file import secret_path
 
 CALL_S = 0.2
 SYN_EVERY_S = 0.04  # between two connections that are begun
-SILENT_S = 0.7  # a connection that has brought nothing for so long is given up
+PIECE_S = 0.01  # for the rest of an answer whose beginning has come
+Commands = tuple[tuple[str, ...], ...]
 
 
 class LateError(ServerTimeoutError):
-    """No answer in time; the connection still stands, and the answer is owed."""
+    """No answer in time; the connections still stand, and what was asked may happen yet."""
 
 
 class TimedSocket:
@@ -35,9 +37,13 @@ class TimedSocket:
         self._sock = sock
         self.until_s = 0.0
 
-    def begin(self) -> None:
-        """A call begins: it has CALL_S seconds."""
-        self.until_s = time.monotonic() + CALL_S
+    def fileno(self) -> int:
+        """As of a socket."""
+        return self._sock.fileno()
+
+    def forget(self) -> None:
+        """What was not sent yet will not be: to close it ends the connection at once."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def _rest(self) -> None:
         rest_s = self.until_s - time.monotonic()
@@ -63,9 +69,8 @@ class TimedSocket:
     def settimeout(self, _: float | None) -> None:
         """The deadline is the call's, not the library's."""
 
-    def shutdown(self, how: int) -> None:
-        """As of a socket."""
-        self._sock.shutdown(how)
+    def shutdown(self, _: int) -> None:
+        """Closing is enough; what was sent goes on its way, unless it is to be forgotten."""
 
     def close(self) -> None:
         """As of a socket."""
@@ -73,97 +78,111 @@ class TimedSocket:
 
 
 class Line(Connection):
-    """A connection to one server. Any failure leaves it unusable: open another one."""
+    """A connection to one server, for one question at a time. Any failure leaves it unusable."""
 
     def __init__(self, host: str, port: int, place: ServerPlace, password: str) -> None:
-        self._place = place
+        self._place, self._until_s = place, 0.0
         self._timed: TimedSocket | None = None
-        self._owed, self._heard_s = 0, 0.0
-        self._asked: tuple[tuple[str, ...], ...] = ()
+        self.asked: Commands = ()
+        self.asked_s = 0.0
+        self.unwanted = False  # another connection has brought the answer
+        self._greeting: Commands = ((("AUTH", place.user or "default", password),) if password else ())
+        self._greeting += (("ROLE",),)
+        self._owed = 0
         self._answers: list[Any] = []
-        super().__init__(host=host, port=port, username=place.user or None, password=password or None,
-                         socket_timeout=CALL_S, socket_connect_timeout=CALL_S, decode_responses=True,
-                         encoding_errors="replace", protocol=2, driver_info=None)
+        super().__init__(host=host, port=port, socket_timeout=CALL_S, socket_connect_timeout=CALL_S,
+                         decode_responses=True, encoding_errors="replace", protocol=2, driver_info=None,
+                         redis_connect_func=_begin)
 
-    def exchange(self, *commands: tuple[str, ...]) -> list[Any]:
-        """The replies to `commands`, sent together. Raises RedisError or OSError; the first of them, if the
-        server refuses several.
+    def exchange(self, *commands: tuple[str, ...], within_s: float | None = None) -> list[Any]:
+        """The replies to `commands`, sent together, within CALL_S. Raises RedisError or OSError; the first of
+        them, if the server refuses several.
         """
-        replies = self.replies(*commands)
+        until_s = time.monotonic() + (CALL_S if within_s is None else within_s)
+        try:
+            self.send(commands, until_s)
+            replies = self.receive(until_s)
+            if replies is None:
+                raise ServerTimeoutError("no answer in time")
+        except Exception:
+            self.close()
+            raise
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise reply
         return replies
 
-    def replies(self, *commands: tuple[str, ...]) -> list[Any]:
-        """The same, with refusals among the replies. What it raises has closed the connection, but for
-        LateError: then the answer is owed, and a later call waits for it first.
-
-        A lost packet comes again after 200 ms at the earliest (RFC 6298), which is as long as a call may
-        take. To connect anew for each would lose more packets, and the call with them.
+    def send(self, commands: Commands, until_s: float) -> None:
+        """Asks, and connects first if need be. Who we are, and what the server is, goes with the first
+        question: each journey more may be lost.
         """
-        return self._answered(commands, again=True)
+        if self._timed is None:
+            self._until_s = until_s
+            self.connect_check_health(check_health=False, retry_socket_connect=False)
+        assert self._timed is not None
+        self._timed.until_s = until_s
+        self.send_packed_command(self.pack_commands((*self._greeting, *commands)), check_health=False)
+        self.asked, self.asked_s, self.unwanted = commands, time.monotonic(), False
+        self._owed, self._answers = len(self._greeting) + len(commands), []
 
-    def ask(self, *commands: tuple[str, ...]) -> list[Any]:
-        """The same for commands that only read: an answer that is owed to them is taken when it comes. To ask
-        anew would lose it, and of two packets in a row that are late the second one, too.
-        """
-        return self._answered(commands, again=False)
-
-    def _answered(self, commands: tuple[tuple[str, ...], ...], *, again: bool) -> list[Any]:
+    def receive(self, until_s: float) -> list[Any] | None:
+        """The replies, once all of them have come; refusals are among them."""
+        assert self._timed is not None
+        self._timed.until_s = until_s
         try:
-            if self._timed is None:
-                self.connect_check_health(check_health=False, retry_socket_connect=False)
-            assert self._timed is not None
-            self._timed.begin()
-            if again or not self._owed or commands != self._asked:
-                self._await()
-                self._heard_s = time.monotonic()
-                self.send_packed_command(self.pack_commands(commands), check_health=False)
-                self._owed, self._asked, self._answers = len(commands), commands, []
-            self._await()
-            return self._answers
-        except LateError:
-            raise
-        except Exception:
-            self.close()
-            raise
-
-    def _await(self) -> None:
-        while self._owed:
-            self._answers.append(self._reply())
+            while self._owed:
+                self._answers.append(self._reply())
+                self._owed -= 1
+        except ServerTimeoutError:
+            return None
+        self.asked = ()
+        return self._greeted()
 
     def _reply(self) -> Any:
         try:
-            reply: Any = self.read_response(disconnect_on_error=False)
+            return self.read_response(disconnect_on_error=False)
         except ResponseError as error:
-            reply = error
-        except ServerTimeoutError as error:
-            if time.monotonic() - self._heard_s < SILENT_S:
-                raise LateError(f"no answer within {CALL_S} s") from error
-            raise
-        self._owed -= 1
-        self._heard_s = time.monotonic()
-        return reply
+            return error
 
-    def close(self) -> None:
-        """Ends the connection; it may be ended already."""
+    def _greeted(self) -> list[Any]:
+        """The answers without those to the greeting, which must be right."""
+        first, answers = self._answers[:len(self._greeting)], self._answers[len(self._greeting):]
+        self._greeting = ()
+        for reply in first:
+            if isinstance(reply, ResponseError):
+                raise reply
+        if first and first[-1][0] != "master":
+            raise ResponseError(f"{self.host} port {self.port} is a replica, and no primary answers")
+        return answers
+
+    def fileno(self) -> int:
+        """For poll."""
+        assert self._timed is not None
+        return self._timed.fileno()
+
+    def close(self, *, forget: bool = False) -> None:
+        """Ends the connection; it may be ended already. `forget`: what was not sent yet is not sent."""
+        if self._timed is not None and forget:
+            self._timed.forget()
         self.disconnect()
-        self._timed, self._owed = None, 0
+        self._timed, self.asked = None, ()
 
     def _connect(self) -> TimedSocket:
-        until_s = time.monotonic() + CALL_S
-        sock = _first_to_stand((self.host, self.port), until_s)
+        sock = _first_to_stand((self.host, self.port), self._until_s)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._place.tls:
-                sock = _encrypted(sock, self._place, self.host, until_s)
+                sock = _encrypted(sock, self._place, self.host, self._until_s)
         except BaseException:
             sock.close()
             raise
-        self._timed, self._heard_s = TimedSocket(sock), time.monotonic()
-        self._timed.until_s = until_s
-        return self._timed
+        timed = self._timed = TimedSocket(sock)
+        timed.until_s = self._until_s
+        return timed
+
+
+def _begin(connection: Connection) -> None:
+    connection._parser.on_connect(connection)  # no further word: see Line.send
 
 
 def _first_to_stand(address: tuple[str, int], until_s: float) -> socket.socket:

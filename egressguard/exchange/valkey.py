@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from egressguard.core.documents import KINDS, MAX_LENGTH
 from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.exchange_url import ServerPlace
-from egressguard.exchange.key_file import read_secret
-from egressguard.exchange.line import LateError, Line
+from egressguard.exchange.hedged import Hedged
+from egressguard.exchange.line import LateError
 
 PREFIX = "egressguard"
 PACKED, PACKED_FROM = "z ", 1024
@@ -30,7 +30,7 @@ BATCH = 64  # documents in one call, so that each stays within the deadline
 class ValkeyStore:
     """See `egressguard.exchange.Store`.
 
-    One connection under one lock: the library's pool collapses under many threads.
+    One call at a time, under one lock: the library's pool collapses under many threads.
     """
 
     def __init__(self, place: ServerPlace) -> None:
@@ -42,7 +42,7 @@ class ValkeyStore:
         self._reading = False  # also after a reading that was late
         self._have: dict[str, dict[str, tuple[str, str | None]]] = {kind: {} for kind in KINDS}
         with self._translated():
-            self._line = connect(place)
+            self._line = Hedged(place)
 
     def put(self, kind: str, name: str, text: str) -> None:
         """Leaves `text` in place of what stood there; what is of another type at our keys is removed."""
@@ -140,25 +140,6 @@ def unpacked(kept: str) -> str:
 def key(*parts: str) -> str:
     """The server's key for a kind of document, or for one document."""
     return ":".join([PREFIX, *parts])
-
-
-def connect(place: ServerPlace) -> Line:
-    """A connection to the first of the place's servers that is a primary."""
-    password = read_secret(place.password).strip() if place.password else ""
-    failure: Exception | None = None
-    for host, port in place.addresses:
-        line = Line(host, port, place, password)
-        try:
-            [role] = line.exchange(("ROLE",))
-            if role[0] == "master":
-                return line
-            failure = ResponseError(f"{host} port {port} is a replica, and no primary answers")
-        except AuthenticationError as error:
-            failure = AuthenticationError(f"refuses user {place.user or 'default'!r}: {error}")
-        except (RedisError, OSError) as error:
-            failure = error
-        line.close()
-    raise failure or ResponseError("no server is named")
 
 
 def _hash(reply: Any) -> dict[str, str]:

@@ -1,10 +1,11 @@
 """What only a server can do wrong, on the real one; and how it is set up."""
 
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.exchange_url import ServerPlace, parse
 from egressguard.core.verdict import State
 from egressguard.exchange import Exchange, open_exchange
-from egressguard.exchange.line import CALL_S, SILENT_S, SYN_EVERY_S
+from egressguard.exchange.hedged import SILENT_S
+from egressguard.exchange.line import CALL_S, SYN_EVERY_S
 from egressguard.exchange.valkey import ValkeyStore, packed, unpacked
 from egressguard_milter.account import Kind, Pool
 from egressguard_milter.budgets import Budgets
@@ -302,3 +304,45 @@ def test_a_lost_syn_does_not_cost_the_call_its_deadline(every_s: float, monkeypa
 def test_a_server_that_refuses_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExchangeError, match="refused"):
         ValkeyStore(ServerPlace((("127.0.0.1", free_port()),), False))
+
+
+LOSES_EVERY_OTHER_QUESTION = """table inet lossy {
+    chain losing {
+        type filter hook output priority 0
+        tcp dport 6379 tcp flags & psh == psh numgen inc mod 2 == 0 drop
+    }
+}"""
+
+
+def time_of_questions_s(again_s: float) -> float:
+    """How long forty polls take when every other packet to the server is lost, and asked again after `again_s`."""
+    with Namespace("lossy") as here, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("egressguard.exchange.hedged.ASK_AGAIN_S", again_s)
+        here.ip("link set lo up")
+        with Server(port=6379, namespace=here) as server:
+            store = here.call(ValkeyStore, ServerPlace(((server.address, server.port),), False))
+            here.run(["nft", "-f", "-"], stdin=LOSES_EVERY_OTHER_QUESTION)
+            began_s = time.monotonic()
+            for _ in range(40):
+                here.call(store.changed)
+            took_s = time.monotonic() - began_s
+            store.close()
+            return took_s
+
+
+@pytest.mark.usefixtures("root", "patient")
+def test_a_lost_question_is_asked_again_before_the_kernel_would_send_it_again() -> None:
+    assert time_of_questions_s(0.04) < 0.7 * time_of_questions_s(10.0)
+
+
+def test_several_servers_that_say_nothing_cost_one_deadline_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egressguard.exchange.line.CALL_S", 1.0)
+    with ExitStack() as ending:
+        silent = [ending.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        place = ServerPlace(tuple(("127.0.0.1", one.getsockname()[1]) for one in silent), False)
+        assert closing_time_s(place) < 2.0, "one second, not three"
+
+
+def test_a_server_behind_one_that_says_nothing_is_found(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ValkeyStore(ServerPlace((("127.0.0.1", silent.getsockname()[1]), ("127.0.0.1", server.port)), False)).close()
