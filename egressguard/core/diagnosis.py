@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from egressguard.core.canary import Fate
 from egressguard.core.finding import Finding, Severity, note, off, weak
 from egressguard.core.foreign_diagnosis import other_tables_rules
+from egressguard.core.inside_diagnosis import inside_interfaces, inside_routes, senders_places
 from egressguard.core.path_diagnosis import bridge_table, last_line, table_owner
 from egressguard.core.surroundings import PASSING, TUNNELS, Link, Surroundings
 
@@ -17,9 +18,9 @@ FULL = 0.8
 
 def diagnose(seen: Surroundings) -> list[Finding]:
     """All findings, worst first."""
-    checks = (_table, table_owner, bridge_table, last_line, _canary, _forwarding, _inside_routes,
-              other_tables_rules, _flowtables, _bridges, _inside_links, _programs, _sysctls, _conntrack,
-              _legacy, _ways_out, _containers)
+    checks = (_table, table_owner, bridge_table, last_line, _canary, _forwarding, inside_routes,
+              inside_interfaces, senders_places, other_tables_rules, _flowtables, _bridges, _inside_links,
+              _programs, _sysctls, _conntrack, _legacy, _ways_out, _containers)
     found = [finding for check in checks for finding in check(seen)]
     return sorted(found, key=lambda finding: -finding.severity)
 
@@ -71,15 +72,6 @@ def _forwarding(seen: Surroundings) -> Iterator[Finding]:
     for family in ({4, 6} - families) if families else ():
         yield note("forwarding", f"IPv{family} is not forwarded", "so its rules have nothing to judge here",
                     f"make sure that no other router forwards IPv{family} for these hosts")
-
-
-def _inside_routes(seen: Surroundings) -> Iterator[Finding]:
-    for link in seen.inside():
-        if link.default_route:
-            versions = ", ".join(f"IPv{v}" for v in sorted(link.default_route))
-            yield off("default route inside", f"the default route ({versions}) leaves by {link.name}, which "
-                       "is configured as inside", "what leaves by an inside interface is not looked at",
-                       f"take {link.name} out of [[inside]], or correct the route")
 
 
 def _flowtables(seen: Surroundings) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from egressguard.core.path_settings import (
     redirect_mistakes,
     sinkhole_mistakes,
 )
+from egressguard.core.routes import wide
 from egressguard.core.settings import SMTP_PORT, Detection, Machine, Settings
 
 
@@ -36,6 +37,7 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     yield from last_line_mistakes(settings.last_line, settings.inside_interfaces(), settings.permitted_mark)
     for i, inside in enumerate(settings.inside):
         yield from interface_mistakes(f"inside.{i}.interfaces", inside.interfaces)
+    yield from _wide_mistakes(settings)
     yield from _zone_mistakes(settings)
     yield from _overlaps(settings)
     for key, machine in settings.machines():
@@ -49,6 +51,16 @@ def mistakes(settings: Settings) -> Iterator[Mistake]:
     yield from place_mistakes(settings.metrics)
     yield from notify_mistakes(settings.notify)
     yield from _number_mistakes(settings)
+
+
+def _wide_mistakes(settings: Settings) -> Iterator[Mistake]:
+    """What is inside is not looked at when it is where a packet goes."""
+    for key, network in [
+            *((f"inside.{i}", n) for i, inside in enumerate(settings.inside) for n in inside.networks),
+            *((f"bridge.{i}", n) for i, bridge in enumerate(settings.bridge) for n in bridge.networks)]:
+        if wide(network):
+            yield Mistake(f"{key}.networks", f"{network} is as wide as the Internet: name the networks in "
+                          "which your hosts live")
 
 
 def _zone_mistakes(settings: Settings) -> Iterator[Mistake]:

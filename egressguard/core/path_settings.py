@@ -124,3 +124,5 @@ def interface_mistakes(key: str, names: tuple[str, ...]) -> Iterator[Mistake]:
         if not (plain and 0 < len(name) <= INTERFACE_NAME_LENGTH and name not in (".", "..")):
             yield Mistake(key, f"{name!r} is no interface name: 1 to {INTERFACE_NAME_LENGTH} of "
                                "the characters a-z A-Z 0-9 . _ -, as `ip link` shows it")
+        elif name == "lo":
+            yield Mistake(key, "'lo' is this machine itself: name interfaces that packets come in by")

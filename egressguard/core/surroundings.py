@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from egressguard.core.canary import Run
 from egressguard.core.foreign_rules import Foreign
+from egressguard.core.routes import Route
 from egressguard.core.settings import Settings
 
 TUNNELS = frozenset({"ipip", "sit", "ip6tnl", "gre", "gretap", "ip6gre", "ip6gretap", "erspan", "vti", "vti6",
@@ -15,7 +16,7 @@ PASSING = frozenset({"macvlan", "macvtap", "ipvlan", "ipvtap", "openvswitch"})
 @dataclass(frozen=True, slots=True)
 class Link:
     """An interface: what made it (empty for hardware), the bridge or bond that it is a port of, the families
-    whose default route leaves by it, and its global addresses.
+    whose default route, or as good as one (`core.routes`), leaves by it, and its global addresses.
     """
 
     name: str
@@ -33,7 +34,8 @@ class Surroundings:
     """One reading. `own_hooks` maps our base chains to their hook, None when the table is not loaded;
     `beside` the same by family for our other tables that are loaded; the last line stands on `last_line_on`;
     `sysctl` holds the keys under /proc/sys/net that exist; `legacy` are the tables of iptables-legacy;
-    `no_owner` is why a table can have no owner here.
+    `no_owner` is why a table can have no owner here; `routes` are those by inside interfaces; `ways` maps the
+    senders' addresses that a route leads to, to its interface; `own` are this machine's addresses.
     """
 
     settings: Settings
@@ -49,6 +51,9 @@ class Surroundings:
     beside: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     last_line_on: frozenset[str] = frozenset()
     no_owner: str = ""
+    routes: tuple[Route, ...] = ()
+    ways: Mapping[str, str] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
 
     def inside(self) -> list[Link]:
         """The inside interfaces that exist."""

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_interface
 from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import Address
 from egressguard.core.path_settings import Network
+from egressguard.core.routes import wide
 from egressguard.core.surroundings import Link
 
 LIKELY_EVIDENCE = frozenset({"sends", "receives"})
@@ -72,13 +73,13 @@ def places(survey: Survey, inside: frozenset[str] = frozenset(),
 def _place(survey: Survey, link: Link, inside: frozenset[str], outside: frozenset[str]) -> Place:
     own = [ip_interface(address).network for address in link.addresses]
     behind = [network for name, network in survey.routes if name == link.name]
-    networks = tuple(dict.fromkeys(n for n in (*own, *behind) if n.prefixlen))
+    networks = tuple(dict.fromkeys(n for n in (*own, *behind) if not wide(n)))
     if link.name in outside:
         return Place(link.name, False, networks, "named with --outside")
     if link.name in inside:
         return Place(link.name, True, networks, "named with --inside")
     if link.default_route:
-        return Place(link.name, False, networks, "a default route leads through it")
+        return Place(link.name, False, networks, "a default route leads through it, or routes as good as one")
     if not link.up:
         return Place(link.name, False, networks, "it is down")
     if not networks:

@@ -1,10 +1,18 @@
 """The network interfaces of this network namespace, through pyroute2."""
 
 import socket
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import ip_network
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
+from egressguard.core.hosts import Address
+from egressguard.core.path_settings import Network
+from egressguard.core.routes import MANY, WIDEST, Route, wide
 from egressguard.core.surroundings import Link
 
 IFF_UP = 1
@@ -60,21 +68,60 @@ def _xdp(link: Any) -> bool:
     return bool(attached is not None and attached.get_attr("IFLA_XDP_ATTACHED"))
 
 
-def _defaults(route: Any) -> dict[int, set[int]]:
-    """The families of each interface's default routes, in every routing table."""
-    found: dict[int, set[int]] = {}
-    for family, version in VERSION.items():
-        for entry in route.get_routes(family=family):
-            if entry["dst_len"] == 0 and entry["type"] == RTN_UNICAST:
-                for index in _ways(entry):
-                    found.setdefault(index, set()).add(version)
+def read_routes(names: frozenset[str]) -> tuple[Route, ...]:
+    """The routes by the interfaces `names`, in every routing table; each hop of a route is one."""
+    with IPRoute() as route:
+        indices = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
+        wanted = {index: name for index, name in indices.items() if name in names}
+        found = [Route(wanted[index], _destination(entry), onward)
+                 for family in VERSION for entry in route.get_routes(family=family)
+                 if entry["type"] == RTN_UNICAST for index, onward in _hops(entry) if index in wanted]
+    return tuple(dict.fromkeys(found))
+
+
+def read_ways(addresses: Iterable[Address]) -> dict[str, str]:
+    """The interface by which a packet to each of `addresses` would leave; what has no route is left out."""
+    found = {}
+    with IPRoute() as route:
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
+        for address in addresses:
+            with suppress(NetlinkError):  # unreachable
+                entry, = route.route("get", dst=str(address))
+                found[str(address)] = names.get(entry.get_attr("RTA_OIF"), "")
     return found
 
 
-def _ways(entry: Any) -> list[int]:
-    several = entry.get_attr("RTA_MULTIPATH") or ()
+def _defaults(route: Any) -> dict[int, set[int]]:
+    """The families of which each interface has a default route or as good as one, in every routing table."""
+    found: dict[int, set[int]] = {}
+    for family, version in VERSION.items():
+        several = Counter[int]()
+        for entry in route.get_routes(family=family):
+            if entry["type"] != RTN_UNICAST:
+                continue
+            several.update(index for index, _ in _hops(entry))
+            if entry["dst_len"] <= WIDEST[version] and wide(_destination(entry)):
+                for index, _ in _hops(entry):
+                    found.setdefault(index, set()).add(version)
+        for index in (index for index, routes in several.items() if routes >= MANY):
+            found.setdefault(index, set()).add(version)
+    return found
+
+
+def _destination(entry: Any) -> Network:
+    anywhere = "::" if entry["family"] == socket.AF_INET6 else "0.0.0.0"
+    return ip_network(f"{entry.get_attr('RTA_DST') or anywhere}/{entry['dst_len']}")
+
+
+def _hops(entry: Any) -> list[tuple[int, bool]]:
+    """The interfaces of a route, each with whether another router stands there."""
+    several = [(hop["oif"], _onward(hop)) for hop in entry.get_attr("RTA_MULTIPATH") or ()]
     one = entry.get_attr("RTA_OIF")
-    return [hop["oif"] for hop in several] + ([one] if one is not None else [])
+    return several + ([(one, _onward(entry))] if one is not None else [])
+
+
+def _onward(hop: Any) -> bool:
+    return any(hop.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA"))
 
 
 def _addresses(route: Any) -> dict[int, list[str]]:

@@ -163,6 +163,12 @@ def test_mode_observe_is_said_and_nothing_is_sent(site: Deployment) -> None:
     (["link add br0 type bridge", "link set br0 up", "link set web master br0"], 2, ("WEAKENS", "bridge port inside")),
     (["route add default via 192.0.2.10 metric 5"], 3, ("NOT ON THE PATH", "default route inside")),
     (["route add default via 192.0.2.10 table 77"], 3, ("NOT ON THE PATH", "default route inside")),
+    (["route add 64.0.0.0/2 via 192.0.2.10"], 3, ("NOT ON THE PATH", "default route inside")),
+    (["route add 2000::/3 via 2001:db8:0:a::2"], 3, ("NOT ON THE PATH", "default route inside")),
+    (["route add 203.0.113.192/27 via 192.0.2.10"], 2, ("WEAKENS", "route inside")),
+    (["address add 203.0.113.193/27 dev web"], 0, ("note", "network inside")),
+    (["route add 192.0.2.10/32 dev web"], 2, ("WEAKENS", "sender's place")),
+    (["link set web down", "link set web name web9", "link set web9 up"], 2, ("WEAKENS", "inside interface")),
 ])
 def test_interfaces_and_routes_are_found(site: Deployment, commands: list[str], code: int,
                                          finding: tuple[str, str]) -> None:
@@ -176,6 +182,14 @@ def test_a_tunnel_that_is_configured_as_inside_is_found(site: Deployment) -> Non
     site.amend('interfaces = ["web"]', 'interfaces = ["web", "vx0"]')
     site.world.router.ip("link add vx0 type vxlan id 5 dstport 4789 local 203.0.113.1", "link set vx0 up")
     assert ("WEAKENS", "tunnel inside") in examined(site)[1]
+
+
+def test_ten_thousand_routes_are_as_good_as_a_default_route(site: Deployment) -> None:
+    networks = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(10_000)]
+    site.world.router.run(["ip", "-batch", "-"], stdin="".join(f"route add {n} via 192.0.2.10\n" for n in networks))
+    assert ("NOT ON THE PATH", "default route inside") in examined(site)[1]
+    site.world.router.ip(f"route del {networks[0]}")
+    assert ("WEAKENS", "route inside") in examined(site)[1]
 
 
 def bridged(site: Deployment) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from lab.namespaces import LabError, wait_until
 from lab.network import SOMEBODY4, SOMEBODY6, World
 from lab.sniffer import CountingSniffer
 from lab.syns import SynSource, Wire
-from lab.topology import RELAY, ROUTER_MAC, WEB2
+from lab.topology import OUTSIDE, RELAY, ROUTER_MAC, WEB2
 
 PROJECT = Path(__file__).parents[2]
 UNITS = PROJECT / "systemd"
@@ -306,6 +307,17 @@ def test_init_writes_what_the_daemon_then_runs_with(site: Deployment) -> None:
     assert (again.returncode, "--force" in again.stderr) == (4, True)
     assert site.egressguard("check").returncode == 0
     assert 'interfaces = ["web"]' in file.read_text()
+
+
+def test_init_takes_routes_as_good_as_a_default_route_for_the_way_out(site: Deployment) -> None:
+    site.router_config = site.folder / "new" / "egressguard.toml"
+    site.world.router.ip("route del default", "route del ::/0", f"route add 2000::/3 via {OUTSIDE.ipv6}",
+                         f"route add 0.0.0.0/1 via {OUTSIDE.ipv4}", f"route add 128.0.0.0/1 via {OUTSIDE.ipv4}")
+    done = site.egressguard("init", "--yes", "--no-start", "--sender", f"relay={RELAY.ipv4},{RELAY.ipv6}")
+    assert done.returncode == 0, done.stderr
+    assert "wan: outside, because a default route leads through it, or routes as good as one" in done.stdout
+    inside = tomllib.loads(site.router_config.read_text())["inside"]
+    assert sorted(name for i in inside for name in i["interfaces"]) == ["dmz", "web"]
 
 
 def test_init_without_an_inside_interface_changes_nothing(site: Deployment) -> None:

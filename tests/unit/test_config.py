@@ -76,6 +76,8 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     ("[[inside]]", "[canary]\naddresses = []\n[[inside]]", "canary.addresses: needs one address, or one of each family"),
     ("\"dmz\"", "\"d m z\"", "inside.0.interfaces: 'd m z' is no interface name"),
     ("\"dmz\"", "\"dmz\\\" ; flush ruleset\"", "is no interface name"),
+    ("\"dmz\"", "\"lo\"", "inside.0.interfaces: 'lo' is this machine itself"),
+    ("\"192.0.2.0/26\"", "\"0.0.0.0/1\"", "inside.0.networks: 0.0.0.0/1 is as wide as the Internet"),
     ("\"dmz\"", "\"an-interface-name\"", "is no interface name: 1 to 15"),
     ("[\"dmz\"]", "[]", "inside.0.interfaces: is empty"),
     ("name = \"web1\"", "", "host.0.name: is missing"),

@@ -1,7 +1,7 @@
 """Findings of the doctor from made-up surroundings: also those that the kernel of the tests cannot have."""
 
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ from egressguard.core.canary import Fate, Flight, Run
 from egressguard.core.diagnosis import diagnose, verdict
 from egressguard.core.finding import Severity
 from egressguard.core.foreign_rules import Foreign, Rule, foreign
-from egressguard.core.settings import Inside, Own, Settings
+from egressguard.core.routes import Route, wide
+from egressguard.core.settings import Inside, Own, Sender, Settings
 from egressguard.core.surroundings import PASSING, TUNNELS, Link, Surroundings
 from egressguard.core.versions import promises
 
@@ -86,6 +87,54 @@ def test_a_flowtable_is_found_BUT_NO_REAL_ONE_WAS_MADE_since_this_kernel_has_non
     found = foreign(listing, INSIDE, OWN)
     assert found.flowtables == (("inet fw flowtable f", ("web", "wan")), ("ip fw flowtable g", ("wan",)))
     assert verdict(diagnose(replace(GOOD, foreign=found))) is Severity.WEAKENS
+
+
+def routed(*routes: tuple[str, bool]) -> Surroundings:
+    return replace(GOOD, routes=tuple(Route("web", ip_network(n), onward) for n, onward in routes))
+
+
+@pytest.mark.parametrize(("network", "onward", "name"), [
+    ("192.0.2.0/24", True, "route inside"), ("198.51.0.0/16", True, "route inside"), ("2001:db8::/32", True, "route inside"),
+    ("192.0.2.0/24", False, "network inside"), ("198.51.100.0/24", False, ""), ("198.51.100.128/25", True, ""),
+    ("fe80::/64", False, ""), ("ff00::/8", False, ""), ("224.0.0.0/4", False, ""),
+])
+def test_a_route_by_an_inside_interface_leads_into_an_inside_network(network: str, onward: bool, name: str) -> None:
+    assert [f.name for f in diagnose(routed((network, onward)))] == ([name] if name else [])
+
+
+def test_a_route_may_cover_several_inside_networks_together_and_many_are_counted() -> None:
+    halves = replace(SETTINGS, inside=(Inside(("web",), (ip_network("198.51.100.0/25"), ip_network("198.51.100.128/25"))),))
+    assert diagnose(replace(routed(("198.51.100.0/24", True)), settings=halves)) == []
+    one, = diagnose(routed(*[(f"10.{n}.0.0/16", True) for n in range(10)]))
+    assert one.found.startswith("10.0.0.0/16, 10.1.0.0/16, 10.2.0.0/16 and 7 more lies")
+
+
+@pytest.mark.parametrize(("network", "expected"), [
+    ("0.0.0.0/0", True), ("128.0.0.0/1", True), ("64.0.0.0/3", True), ("10.0.0.0/8", False), ("16.0.0.0/4", False),
+    ("::/0", True), ("2000::/3", True), ("2002::/16", True), ("2001:db8::/32", False), ("fd00::/8", False), ("ff00::/8", False)])
+def test_what_only_the_internet_is_as_wide_as(network: str, expected: bool) -> None:
+    assert wide(ip_network(network)) is expected
+
+
+@pytest.mark.parametrize("kind", ["vrf", "bond", "team"])
+def test_an_inside_interface_of_a_vrf_or_bond_is_found_NOT_ON_REAL_INTERFACES(kind: str) -> None:  # noqa: N802
+    seen = replace(GOOD, links=(replace(WEB, master="above"), WAN, Link("above", kind)))
+    found = [f for f in diagnose(seen) if f.name == "enslaved interface"]
+    assert [f.right for f in found] == ["name above in [[inside]] instead"]
+
+
+RELAY = Sender("relay", (ip_address("198.51.100.9"),))
+
+
+@pytest.mark.parametrize(("ways", "own", "found"), [
+    ({"198.51.100.9": "web"}, set(), 0), ({"198.51.100.9": "wan"}, set(), 1), ({}, set(), 1), ({}, {"198.51.100.9"}, 0)])
+def test_a_sender_lives_where_its_route_leads(ways: dict[str, str], own: set[str], found: int) -> None:
+    seen = replace(GOOD, settings=replace(SETTINGS, sender=(RELAY,)), ways=ways, own=frozenset(own))
+    assert [f.name for f in diagnose(seen)] == ["sender's place"] * found
+
+
+def test_an_inside_interface_that_is_not_there_is_found() -> None:
+    assert next(f.name for f in diagnose(replace(GOOD, links=(WAN, replace(WEB, name="web9"))))) == "inside interface"
 
 
 def test_a_router_that_guards_only_itself_need_not_forward() -> None:

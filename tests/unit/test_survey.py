@@ -42,6 +42,12 @@ def test_what_leads_to_the_default_route_is_outside_and_what_has_a_network_is_in
     assert roles(Survey(LINKS)) == {"wan": False, "dmz": True, "web": True}
 
 
+def test_a_network_as_wide_as_the_internet_is_no_network_of_an_interface_that_is_named_inside() -> None:
+    routes = (("wan", ip_network("0.0.0.0/1")), ("wan", ip_network("2000::/3")), ("wan", ip_network("fd00::/8")))
+    wan = next(p for p in places(Survey(LINKS, routes), inside=frozenset({"wan"})) if p.interface == "wan")
+    assert list(map(str, wan.networks)) == ["203.0.113.0/25", "fd00::/8"]
+
+
 def test_an_operator_knows_better() -> None:
     assert roles(Survey(LINKS), inside=frozenset({"wan"}), outside=frozenset({"web"})) == {
         "wan": True, "dmz": True, "web": False}
