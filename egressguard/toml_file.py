@@ -35,7 +35,7 @@ def parse(toml: str, path: Path, kind: type[T], check: Callable[[T], Iterable[Mi
         value = _value(kind, text)
     except ValidationError as error:
         raise ConfigError(str(path), _all_mistakes(kind, json.loads(text), error, check)) from None
-    found = list(check(value))
+    found = [*_nul_mistakes(json.loads(text)), *check(value)]
     if found:
         raise ConfigError(str(path), in_order(found, json.loads(text)))
     return value
@@ -56,7 +56,16 @@ def _all_mistakes(kind: type[T], data: Any, error: ValidationError, check: Calla
     if () not in broken:
         rest = _value(kind, json.dumps(remains(data, kind, broken)))
         found += independent(check(rest), broken | meant)
-    return in_order(found, data)
+    return in_order([*found, *_nul_mistakes(data)], data)
+
+
+def _nul_mistakes(data: Any, place: Place = ()) -> Iterator[Mistake]:
+    """TOML can write a NUL into any text, and neither a path nor a name can hold one."""
+    if isinstance(data, str) and "\0" in data:
+        yield Mistake(".".join(map(str, place)), f"{data[:80]!r} has a NUL character: remove it")
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _nul_mistakes(value, (*place, key))
 
 
 def _adapter(kind: type) -> TypeAdapter[Any]:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from egressguard.core.errors import EgressguardError
 from egressguard_milter.endpoint import Endpoint
-from egressguard_milter.mta_check import SLOW_S, UNLIMITED, Finding, endpoint_of, names, seconds
+from egressguard_milter.mta_check import UNLIMITED, Finding, endpoint_of, names, timeout_texts
 
 PARAMETERS = ("smtpd_milters", "non_smtpd_milters", "milter_default_action", "milter_connect_timeout",
               "milter_command_timeout", "milter_content_timeout", "receive_override_options",
-              "smtpd_proxy_filter", "queue_directory")
+              "smtpd_proxy_filter", "smtpd_milter_maps", "milter_macro_v", "milter_connect_macros",
+              "queue_directory")
 TIMEOUTS = ("connect_timeout", "command_timeout", "content_timeout")
 SAFE_ACTIONS = ("tempfail", "shutdown")
 WRONG_ACTIONS = {
@@ -20,7 +21,10 @@ WRONG_ACTIONS = {
     "reject": "a milter that is down then refuses mail for good",
     "quarantine": "mail then goes to the hold queue unlimited, and waits for an administrator",
 }
-ENTRY = re.compile(r"\{(?:[^{}]|\{[^{}]*\})*\}|[^\s,]+")
+# Postfix separates by commas and blanks outside braces.
+ENTRY = re.compile(r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[^\s,{}])+")
+# A content filter hands its mail in again there; no client of the network can.
+LOOPBACK = re.compile(r"(127\.[\d.]+|localhost|\[::1\]):")
 SWAPPED = re.compile(r"inet:(\d+)@(.+)")
 
 
@@ -54,7 +58,7 @@ def findings(folder: Path, ours: Endpoint) -> list[Finding]:
 
 
 def read(folder: Path) -> list[Service]:
-    """The smtpd services with their effective parameters."""
+    """The smtpd services that the network reaches, with their effective parameters."""
     defaults = dict(_pairs(_postconf(folder, "-x", *PARAMETERS)))
     overrides: dict[str, dict[str, str]] = {}
     for name, value in _pairs(_postconf(folder, "-x", "-P")):
@@ -63,7 +67,7 @@ def read(folder: Path) -> list[Service]:
     found = []
     for line in _postconf(folder, "-M").splitlines():
         fields = line.split()
-        if len(fields) > 7 and fields[7] == "smtpd" and fields[1] in ("inet", "pass"):
+        if fields[7:8] == ["smtpd"] and fields[1] in ("inet", "pass") and not LOOPBACK.match(fields[0]):
             key = f"{fields[0]}/{fields[1]}"
             found.append(Service(key, fields[4] == "y", defaults | overrides.get(key, {})))
     return found
@@ -84,6 +88,19 @@ def _service_findings(folder: Path, main: Path, service: Service, ours: Endpoint
         yield Finding(folder / "master.cf", f"{service.name}: smtpd_proxy_filter",
                       "with a proxy filter the milter never sees the end of a message, so none ever counts; "
                       "set smtpd_milters on the smtpd behind the filter, or use a content_filter instead")
+    if maps := service.values["smtpd_milter_maps"]:
+        yield Finding(main, f"smtpd_milter_maps ({service.name})",
+                      f"{maps}: takes clients away from smtpd_milters, who are not limited then; remove it")
+    if not _verifies(service):
+        yield Finding(main, f"milter_connect_macros, milter_macro_v ({service.name})",
+                      "the milter does not learn at connect that Postfix has verified a host's name, so "
+                      "rules by name match nobody; remove both, and mail_name")
+
+
+def _verifies(service: Service) -> bool:
+    """Whether the macro `v`, which the milter reads at connect, says Postfix."""
+    return "v" in service.values["milter_connect_macros"].split() \
+        and service.values["milter_macro_v"].startswith("Postfix")
 
 
 def _missing(main: Path, service: Service, entries: list[Entry], ours: Endpoint) -> Finding:
@@ -105,7 +122,7 @@ def _missing(main: Path, service: Service, entries: list[Entry], ours: Endpoint)
 
 def _action_findings(main: Path, service: Service, entry: Entry) -> Iterator[Finding]:
     own = entry.own.get("default_action")
-    action = own or service.values["milter_default_action"]
+    action = (own or service.values["milter_default_action"]) or "nothing"
     if action.split()[0] not in SAFE_ACTIONS:
         why = WRONG_ACTIONS.get(action.split()[0], "is no action that defers")
         where = f"smtpd_milters ({service.name}): default_action" if own else "milter_default_action"
@@ -113,12 +130,9 @@ def _action_findings(main: Path, service: Service, entry: Entry) -> Iterator[Fin
 
 
 def _timeout_findings(main: Path, service: Service, entry: Entry) -> Iterator[Finding]:
-    long = {name: value for name in TIMEOUTS
-            if seconds(value := entry.own.get(name) or service.values[f"milter_{name}"]) >= SLOW_S}
-    if long:
-        yield Finding(main, names(f"milter_{name}" for name in long),
-                      f"a stalled milter holds every client for {names(long.values())}; "
-                      "write 2s, 3s and 5s (connect, command, content)")
+    values = {f"milter_{name}": entry.own.get(name) or service.values[f"milter_{name}"] for name in TIMEOUTS}
+    for text in timeout_texts(values, "2s, 3s and 5s (connect, command, content)"):
+        yield Finding(main, f"smtpd_milters ({service.name})", text)
 
 
 def postfix_socket(endpoint: Endpoint) -> str:
@@ -139,8 +153,9 @@ def _endpoint(socket: str, service: Service) -> Endpoint | None:
 
 
 def _entry(text: str) -> Entry:
-    """`inet:host:port`, or `{ inet:host:port, name=value, name={ value } }`."""
-    socket, *settings = [word.strip() for word in text.strip("{} \t").split(",")]
+    """`inet:host:port`, or `{ inet:host:port, name=value, { name = value } }`."""
+    inside = text.removeprefix("{").removesuffix("}")
+    socket, *settings = [word.strip("{} \t") for word in ENTRY.findall(inside)] or [""]
     pairs = (setting.partition("=") for setting in settings)
     return Entry(socket, {name.strip(): value.strip(" {}") for name, _, value in pairs})
 

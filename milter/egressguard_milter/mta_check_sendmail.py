@@ -7,7 +7,7 @@ from pathlib import Path
 
 from egressguard.core.errors import EgressguardError
 from egressguard_milter.endpoint import Endpoint, parse_endpoint
-from egressguard_milter.mta_check import SLOW_S, UNLIMITED, Finding, endpoint_of, names, seconds
+from egressguard_milter.mta_check import UNLIMITED, Finding, endpoint_of, names, timeout_texts
 
 FILTER = re.compile(r"X([^,\s]+)\s*,\s*(.*)")
 OPTION = re.compile(r"O\s*([A-Za-z]+)\s*=\s*(.*)")
@@ -35,11 +35,12 @@ def findings(file: Path, ours: Endpoint) -> list[Finding]:
     if file.is_dir():
         file = file / "sendmail.cf"
     try:
-        lines = file.read_text(errors="replace").splitlines()
+        # A line that begins with a blank continues the one before.
+        lines = re.sub(r"\n[ \t]+", " ", file.read_text(errors="replace")).splitlines()
     except OSError as error:
         raise EgressguardError(f"{file}: {error.strerror}; give sendmail's sendmail.cf") from None
-    filters = [Filter(m[1], _equates(m[2], ",")) for line in lines if (m := FILTER.fullmatch(line.strip()))]
-    options = [(m[1], m[2]) for line in lines if (m := OPTION.fullmatch(line.strip()))]
+    filters = [Filter(m[1], _equates(m[2])) for line in lines if (m := FILTER.fullmatch(line.strip()))]
+    options = [(m[1].lower(), m[2]) for line in lines if (m := OPTION.fullmatch(line.strip()))]
     return list(_findings(file, filters, options, ours))
 
 
@@ -50,15 +51,15 @@ def _findings(file: Path, filters: list[Filter], options: list[tuple[str, str]],
         yield _missing(file, filters, ours)
         return
     where = f"X{found.name}"
-    if not _listed(found.name, dict(options).get("InputMailFilters", "")):
+    if not _listed(found.name, dict(options).get("inputmailfilters", "")):
         yield Finding(file, "InputMailFilters", f"{found.name} is defined and never asked, so nothing is "
                                                 "limited; write INPUT_MAIL_FILTER in place of MAIL_FILTER")
     for name, value in options:
         # A daemon's own list replaces the general one.
-        own = _equates(value, ",") if name == "DaemonPortOptions" else {}
-        listed = own.get("InputMailFilters", own.get("I"))
+        own = _daemon_equates(value) if name == "daemonportoptions" else {}
+        listed = own.get("i")
         if listed is not None and not _listed(found.name, listed):
-            daemon = own.get("Name", own.get("N", value))
+            daemon = own.get("n", value)
             yield Finding(file, "DaemonPortOptions", f"{daemon} has InputMailFilters={listed}, so nothing is "
                                                      f"limited there; add {found.name}")
     yield from _flag_findings(file, where, found)
@@ -81,21 +82,20 @@ def _missing(file: Path, filters: list[Filter], ours: Endpoint) -> Finding:
 
 
 def _flag_findings(file: Path, where: str, found: Filter) -> Iterator[Finding]:
+    """Of all letters that are written there, only R, T and 4 mean something to sendmail."""
     flag = found.equates.get("F", "")
-    if not flag:
-        yield Finding(file, f"{where}: F", f"is missing: {UNLIMITED}; write F=T")
-    elif "R" in flag:
+    if "R" in flag:
         yield Finding(file, f"{where}: F", "R: a milter that is down then refuses mail for good; write F=T")
+    elif not {*flag} & {"T", "4"}:
+        what = f"{flag} is no flag that defers" if flag else "is missing"
+        yield Finding(file, f"{where}: F", f"{what}: {UNLIMITED}; write F=T")
 
 
 def _timeout_findings(file: Path, where: str, found: Filter) -> Iterator[Finding]:
-    values = DEFAULT_TIMEOUTS | {k.strip(): v for k, _, v in
-                                 (item.partition(":") for item in found.equates.get("T", "").split(";")) if v}
-    long = {name: value for name, value in values.items() if seconds(value.strip()) >= SLOW_S}
-    if long:
-        shown = names(f"{name} is {value}" for name, value in long.items())
-        yield Finding(file, f"{where}: T", f"a stalled milter holds every client: {shown}; "
-                                           f"write {RIGHT_TIMEOUTS}")
+    pairs = (item.partition(":") for item in found.equates.get("T", "").split(";") if item.strip())
+    values = DEFAULT_TIMEOUTS | {name.strip(): value.strip() for name, _, value in pairs}
+    for text in timeout_texts(values, RIGHT_TIMEOUTS):
+        yield Finding(file, f"{where}: T", text)
 
 
 def _listed(name: str, value: str) -> bool:
@@ -109,6 +109,11 @@ def _endpoint(socket: str) -> Endpoint | None:
         return None
 
 
-def _equates(text: str, separator: str) -> dict[str, str]:
-    pairs = (item.partition("=") for item in text.split(separator))
+def _daemon_equates(text: str) -> dict[str, str]:
+    """By their first letters: sendmail reads no more of them, and either case."""
+    return {name[:1].lower(): value for name, value in _equates(text).items()}
+
+
+def _equates(text: str) -> dict[str, str]:
+    pairs = (item.partition("=") for item in text.split(","))
     return {name.strip(): value.strip() for name, _, value in pairs}

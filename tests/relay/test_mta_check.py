@@ -70,9 +70,16 @@ def test_the_printed_configuration_is_correct_on_both(postfix: Postfix, sendmail
     ("smtpd_milters = inet:127.0.0.1:8891", "Postfix asks inet:127.0.0.1:8891; add inet:127.0.0.1:8892"),
     ("smtpd_milters =", "smtpd_milters (smtp/inet): is empty, so nothing is limited"),
     ("smtpd_milters =\nnon_smtpd_milters = inet:127.0.0.1:8892", "non_smtpd_milters never sees mail from the network"),
-    ("smtpd_milters = inet:127.0.0.1:8892", "milter_connect_timeout, milter_command_timeout, milter_content_timeout: a stalled"),
+    ("smtpd_milters = inet:127.0.0.1:8892", "a stalled milter holds every client: milter_connect_timeout is 30s, milter_command_timeout is 30s, milter_content_timeout"),
     (f"receive_override_options = no_milters\nsmtpd_milters = {PRINTED}", "remove no_milters"),
     (f"smtpd_proxy_filter = 127.0.0.1:10025\nsmtpd_milters = {PRINTED}", "never sees the end of a message"),
+    (f"smtpd_milter_maps = cidr:{{{{0.0.0.0/0 DISABLE}}}}\nsmtpd_milters = {PRINTED}", "smtpd_milter_maps (smtp/inet): cidr:"),
+    (f"smtpd_milters = {PRINTED.replace('default_action=tempfail', '{ default_action = accept }')}", "default_action: accept: a milter"),
+    (f"milter_default_action =\nsmtpd_milters = {PRINTED.replace('default_action=tempfail, ', '')}", "nothing: is no action that defers"),
+    (f"milter_connect_timeout =\nsmtpd_milters = {PRINTED.replace('connect_timeout=2s, ', '')}", "milter_connect_timeout is empty: no time"),
+    (f"smtpd_milters = {PRINTED.replace('connect_timeout=2s', 'connect_timeout=1y')}", "milter_connect_timeout is 1y: no time; write 2s"),
+    (f"mail_name = Mailer\nsmtpd_milters = {PRINTED}", "rules by name match nobody"),
+    (f"milter_connect_macros = j\nsmtpd_milters = {PRINTED}", "rules by name match nobody"),
 ])
 def test_each_way_to_have_no_limits_in_postfix_is_found(postfix: Postfix, main_cf: Path, lines: str, said: str) -> None:
     names = {line.split(" ")[0] for line in lines.splitlines()} | {"smtpd_milters"}
@@ -91,6 +98,33 @@ def test_an_override_in_master_cf_counts(postfix: Postfix) -> None:
     assert code == 1
     assert text.splitlines() == [f"{postfix.config}/main.cf: smtpd_milters (2525/inet): is empty, so nothing is "
                                  "limited; write smtpd_milters = inet:127.0.0.1:8892"]
+
+
+@pytest.mark.usefixtures("main_cf")
+@pytest.mark.parametrize("place", ["127.0.0.1:10025", "[::1]:10025", "localhost:10025"])
+def test_a_port_where_only_this_machine_hands_in_mail_needs_no_milter(postfix: Postfix, place: str) -> None:
+    services = postfix.config / "master.cf"
+    services.write_text(services.read_text() + f"{place} inet n - n - - smtpd\n -o smtpd_milters=\n")
+    assert check("--postfix", postfix.config)[0] == 0
+
+
+@pytest.mark.usefixtures("main_cf")
+def test_services_of_this_machine_alone_are_no_door_for_the_network(postfix: Postfix) -> None:
+    services = postfix.config / "master.cf"
+    services.write_text(re.sub(r"(?m)^smtp( +inet)", r"127.0.0.1:smtp\1", services.read_text()))
+    code, text = check("--postfix", postfix.config)
+    assert (code, "no smtpd takes mail from the network" in text) == (1, True), text
+
+
+@pytest.mark.parametrize("written", [
+    "{ inet:127.0.0.1:8892 default_action=tempfail connect_timeout=2s command_timeout=3s content_timeout=5s }",
+    "{inet:127.0.0.1:8892,{default_action = tempfail},{ connect_timeout = 2 },command_timeout=3s,content_timeout=5s}",
+    "inet:127.0.0.1:11332 " + PRINTED, "inet:127.0.0.1:11332, " + PRINTED,
+])
+def test_postfix_own_ways_to_write_a_milter_are_understood(postfix: Postfix, main_cf: Path, written: str) -> None:
+    main_cf.write_text(re.sub(r"(?m)^smtpd_milters *=.*", f"smtpd_milters = {written}", main_cf.read_text()))
+    code, text = check("--postfix", postfix.config)
+    assert (code, text.count("correct")) == (0, 1), text
 
 
 @pytest.mark.parametrize(("socket", "milter", "right"), [
@@ -115,6 +149,13 @@ def test_the_same_place_is_recognised_however_it_is_written(
     ("O InputMailFilters=egressguard", "O InputMailFilters=other", "write INPUT_MAIL_FILTER in place of MAIL_FILTER"),
     ("Xegressguard", "#egressguard", "no filter is defined, so nothing is limited"),
     ("Name=MTA-v4,", "Name=MTA-v4, InputMailFilters=other,", "MTA-v4 has InputMailFilters=other"),
+    ("Name=MTA-v4,", "name=MTA-v4, inputmailfilters=other,", "MTA-v4 has InputMailFilters=other"),
+    ("O InputMailFilters=egressguard", "O inputmailfilters=\n\tother", "write INPUT_MAIL_FILTER in place of MAIL_FILTER"),
+    ("F=T", "F=t", "Xegressguard: F: t is no flag that defers: a milter that is down"),
+    ("F=T", "F=X", "Xegressguard: F: X is no flag that defers"),
+    ("T=C:2s;", "T=C:1m30s;", "a stalled milter holds every client: C is 1m30s"),
+    ("T=C:2s;", "T=C:2x;", "C is 2x: no time"),
+    ("T=C:2s;", "T=C:;", "C is empty: no time"),
 ])
 def test_each_way_to_have_no_limits_in_sendmail_is_found(
         sendmail: Sendmail, tmp_path: Path, old: str, new: str, said: str) -> None:

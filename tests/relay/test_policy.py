@@ -148,6 +148,13 @@ factor = 7.0
         "tiers.suspect.tier", "tiers.compromised.factor"]
 
 
+@pytest.mark.parametrize("key", ["state", "socket", "exchange", "metrics", "exchange_key", "relay"])
+def test_a_nul_in_a_text_is_a_mistake(tmp_path: Path, key: str) -> None:
+    (tmp_path / "policy.toml").write_text(f'{key} = "unix:/a\\u0000b"\n')
+    with pytest.raises(ConfigError, match=f"{key}: .* has a NUL character: remove it"):
+        read_policy(tmp_path / "policy.toml")
+
+
 def test_an_unknown_key_is_a_mistake(tmp_path: Path) -> None:
     path = tmp_path / "bad.toml"
     path.write_text("[limits]\nmesages = 3\n")

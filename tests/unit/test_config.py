@@ -60,6 +60,7 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("old", "new", "expected"), [
     ("interfaces = [\"dmz\"]", "interface = [\"dmz\"]", "inside.0.interface: unknown key; did you mean 'interfaces'?"),
     ("[[sender]]", "[[allowed]]", "allowed: unknown key; known keys here: inside, router, mode"),
+    ("interfaces = [\"dmz\"]", "interfaces = [\"d\\u0000mz\"]", "inside.0.interfaces.0: 'd\\x00mz' has a NUL character: remove it"),
     ("192.0.2.10\"", "192.0.2.256\"", "sender.0.addresses.0: \"192.0.2.256\": Octet 256 (> 255) not permitted"),
     ("2001:db8:0:a::2", "2001:db8:::2", "sender.0.addresses.1: \"2001:db8:::2\""),
     ("a::2\"", "a::2%x }; flush ruleset; #\"", "sender.0.addresses: '2001:db8:0:a::2%x }; flush ruleset; #' has a zone"),
