@@ -83,6 +83,8 @@ MILTER = Package(
      # The postinst makes the first policy of it. No conffile: people write the policy, and no upgrade asks.
      SAMPLE: "usr/share/egressguard-milter/",
      "milter/README.md": "usr/share/doc/egressguard-milter/",
+     "docs": "usr/share/doc/egressguard-milter/manual/",
+     "rules/README.md": "usr/share/doc/egressguard-milter/manual/rules.md",
      "contrib/prometheus": "usr/share/egressguard-milter/prometheus/"},
     without=("pyroute2", "rich"))
 STATE = '\nstate = ""', '\nstate = "/var/lib/egressguard-milter/counts"'
