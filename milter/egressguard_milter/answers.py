@@ -1,7 +1,7 @@
 """What a running milter answers to the commands of the administrator; see `requests`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -29,9 +29,11 @@ class Answers:
     """The running milter, as the control socket shows it."""
 
     def __init__(self, limits: Limits, ledger: Ledger, tallies: Tallies, signals: Signals,
-                 read: Callable[[], Policy], memory_fault: Callable[[], str]) -> None:
+                 read: Callable[[], Policy], faults: Callable[[float], Iterable[str]],
+                 room: Callable[[], str] = str) -> None:
+        """`faults` says what is wrong now; `room`, which of the policy's caps were not possible."""
         self._limits, self._ledger, self._tallies, self._signals = limits, ledger, tallies, signals
-        self._read, self._memory_fault = read, memory_fault
+        self._read, self._faults, self._room = read, faults, room
         self._started_s = time.monotonic()
         self._reload_fault = ""
 
@@ -47,9 +49,10 @@ class Answers:
 
     def status(self, now_s: float) -> Answer:
         """How the running milter is."""
-        policy, faults = self._limits.policy, [f for f in (self._memory_fault(), self._reload_fault) if f]
+        policy, faults = self._limits.policy, [f for f in (*self._faults(now_s), self._reload_fault) if f]
         return {"relay": policy.relay, "healthy": not faults, "faults": faults,
                 "uptime_s": round(now_s - self._started_s, 1), "sessions": self._limits.sessions,
+                "max_sessions": policy.max_sessions, "room": self._room(),
                 "accounts": self._ledger.census, "max_clients": policy.max_clients,
                 "accepted": self._tallies.accepted_total, "deferred": self._tallies.deferred_total,
                 "routers_heard": self._signals.any_fresh,

@@ -66,6 +66,11 @@ class Conversation:
         self._rest = data[at:]
         return answers
 
+    @property
+    def let_in(self) -> bool:
+        """Whether a client is named that was let in."""
+        return self._session.let_in
+
     def close(self) -> None:
         """The client is gone, whether the MTA took its leave or not."""
         try:

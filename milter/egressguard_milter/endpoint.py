@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -108,3 +109,18 @@ def _remove_stale(path: Path) -> None:
     if not stat.S_ISSOCK(path.lstat().st_mode):
         raise ListenError(f"cannot listen on unix:{path}: it exists and is not a socket")
     path.unlink()
+
+
+def watched(endpoint: Endpoint) -> Callable[[], str]:
+    """Says, whenever it is called, whether nobody finds the socket any more that is there now; empty: no."""
+    path = endpoint.path
+    ours = path.lstat().st_ino if path is not None else 0
+
+    def fault() -> str:
+        try:
+            found = path is None or path.lstat().st_ino == ours
+        except OSError:
+            found = False
+        return "" if found else f"no MTA finds the socket: {path} is gone or another's; start again"
+
+    return fault

@@ -17,6 +17,7 @@ from egressguard_milter.terms import Allowance, Directory, Scaled
 
 SESSIONS_RETRY_S = 10.0
 HELD_RETRY_S = 600.0
+RECENT_S = 60.0  # for so long a status names what went wrong
 HELD = Tier.HELD
 
 
@@ -28,6 +29,7 @@ class Limits:
         self._state = state
         self._lock = threading.Lock()
         self.sessions = 0
+        self._full_s = float("-inf")
         self.use(policy)
 
     def use(self, policy: Policy) -> None:
@@ -53,6 +55,7 @@ class Limits:
             full = self.sessions >= self.policy.max_sessions
             self.sessions += not full
         if full:
+            self._full_s = now_s
             return Decision(allowance.host, limit="sessions", key="all clients", used=self.sessions,
                             most=self.policy.max_sessions, retry_s=SESSIONS_RETRY_S), None
         scaled = self.scaled(allowance, now_s)
@@ -104,6 +107,11 @@ class Limits:
                 refusal = Refusal(claim.key, cap, cap.most, used, cap.window_s)
                 return refused(allowance.host, scaled.standing, refusal)
         return scaled.accepted
+
+    def fault(self, now_s: float) -> str:
+        """Says when clients were told to come back because of all the others, a short while ago."""
+        return "" if now_s - self._full_s > RECENT_S else (
+            f"no connection more was let in: {self.policy.max_sessions} were open (max_sessions)")
 
     def usage(self, key: str, caps: Sequence[Cap], now_s: float) -> list[int]:
         """What counts against each cap of `key`."""

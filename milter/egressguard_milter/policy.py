@@ -158,7 +158,7 @@ class Policy:
     report_lifetime_s: float = 30.0
     max_clients: int = 100_000
     max_sessions: int = 20_000
-    max_sessions_per_client: int = 2_000
+    max_sessions_per_client: int = 200
 
     @property
     def state_folder(self) -> Path:

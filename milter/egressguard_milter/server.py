@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -19,6 +20,9 @@ from egressguard_milter.wire import WireError
 
 READ_BYTES = 4096  # what an MTA says at once; whoever says more waits for its turn again
 IDLE_S = 7210.0  # libmilter's limit: an MTA that is silent for two hours is gone
+NOBODY_S = 60.0  # an MTA names the client at once, and has no use for one that was not let in
+MOST_WAITING = 4096  # connections without a client that was let in, unless there is less room
+RECENT_S = 60.0  # for so long a status names what went wrong
 TICK_S = 1.0
 MOST_DUE = 16  # answers that wait for each other
 MOST_ACCEPTED = 64  # connections taken at once, so that the others do not wait
@@ -29,15 +33,20 @@ class Server:
     """Serves MTAs on `listeners` until a stop signal comes."""
 
     def __init__(self, listeners: Sequence[socket.socket], converse: Callable[[], Conversation],
-                 signals: socket.socket, pulse: Callable[[float], None] = lambda now_s: None) -> None:
+                 signals: socket.socket, pulse: Callable[[float], None] = lambda now_s: None,
+                 most_waiting: int = MOST_WAITING) -> None:
         """`signals` becomes readable when a signal has come: see `signal_socket`.
 
-        `pulse` is called each second.
+        `pulse` is called each second. Of more than `most_waiting` connections whose client is not named or
+        was not let in, the oldest goes: the caps of the clients do not know them.
         """
         self._converse, self._signals, self._pulse = converse, signals, pulse
         self._poll = select.epoll()
         self._ready: dict[int, Callable[[], None]] = {}
         self._peers: dict[int, Peer] = {}
+        self._waiting: OrderedDict[int, Peer] = OrderedDict()  # or was, when last looked at; the oldest first
+        self._most_waiting = most_waiting
+        self._trouble, self._trouble_s = "", float("-inf")
         self._listeners = listeners
         self._complaints = Repetitions()
         self._paused: list[socket.socket] = []
@@ -58,6 +67,8 @@ class Server:
                 if len(due) == MOST_DUE:
                     self._answer_due()
             self._answer_due()
+            while len(self._waiting) > self._most_waiting:
+                self._end_oldest_waiting()
             if clock() >= self._tick_at_s:
                 self._tick(clock())
         self._close()
@@ -73,15 +84,30 @@ class Server:
         if suppressed is not None:
             logger.warning(line("mta_failed", reason=reason, suppressed=suppressed))
 
+    def fault(self, now_s: float) -> str:
+        """What kept an MTA from being heard a short while ago; empty: nothing."""
+        return self._trouble if now_s - self._trouble_s <= RECENT_S else ""
+
     def forget(self, fd: int) -> None:
         """A peer is gone."""
         self._poll.unregister(fd)
+        self._waiting.pop(fd, None)
         del self._ready[fd], self._peers[fd]
 
     def _answer_due(self) -> None:
         for peer in self._due:
             peer.answer()
         self._due.clear()
+
+    def _end_oldest_waiting(self) -> None:
+        _, peer = self._waiting.popitem(last=False)
+        if not peer.let_in:
+            self._in_trouble("too many connections without a client that was let in: the oldest go")
+            peer.end()
+
+    def _in_trouble(self, reason: str) -> None:
+        self._trouble, self._trouble_s = reason, time.monotonic()
+        self.complain(reason)
 
     def _watch(self, what: socket.socket, ready: Callable[[], None]) -> None:
         what.setblocking(False)
@@ -95,11 +121,12 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:  # most likely out of descriptors: asked again at the next tick only
-                self.complain(f"cannot take a connection: {error.strerror}")
+                self._in_trouble(f"cannot take a connection: {error.strerror}")
                 self._poll.modify(listener, 0)
                 self._paused.append(listener)
                 return
             peer = self._peers[connection.fileno()] = Peer(self, connection, self._converse())
+            self._waiting[connection.fileno()] = peer
             self._watch(connection, peer.ready)
 
     def _stop(self) -> None:
@@ -120,7 +147,7 @@ class Server:
         while self._paused:
             self._poll.modify(self._paused.pop(), select.EPOLLIN)
         for peer in list(self._peers.values()):
-            if peer.heard_s < now_s - IDLE_S:
+            if peer.heard_s < now_s - (IDLE_S if peer.let_in else NOBODY_S):
                 peer.end()
 
 
@@ -135,6 +162,11 @@ class Peer:
         self.heard_s = time.monotonic()
         if self._tcp:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def let_in(self) -> bool:
+        """Whether it speaks for a client that was let in."""
+        return self._conversation.let_in
 
     def ready(self) -> None:
         """Something was said, or the MTA is gone."""

@@ -12,7 +12,7 @@ from egressguard.service_manager import notify
 from egressguard_milter.answers import Answers
 from egressguard_milter.control import Control
 from egressguard_milter.conversation import Conversation
-from egressguard_milter.endpoint import Endpoint, listen, parse_endpoint
+from egressguard_milter.endpoint import Endpoint, listen, parse_endpoint, watched
 from egressguard_milter.journal import line, logger
 from egressguard_milter.ledger import Ledger
 from egressguard_milter.limits import Limits
@@ -23,6 +23,7 @@ from egressguard_milter.metrics import collector
 from egressguard_milter.mistakes import read_policy
 from egressguard_milter.policy import Policy
 from egressguard_milter.reports import Reports
+from egressguard_milter.room import Room
 from egressguard_milter.segments import Segments, SegmentsError
 from egressguard_milter.server import Server, signal_socket
 from egressguard_milter.signals import Signals
@@ -40,11 +41,13 @@ def run(path: Path) -> None:
 
     Raises ConfigError, ListenError, or SegmentsError when another process keeps its counts in our folder.
     """
-    policy = read_policy(path)
+    room = Room()
+    policy = room.fitted(read_policy(path))
     stop_signals = signal_socket()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     endpoint = parse_endpoint(policy.socket)
-    listener = listen(endpoint)
+    listener, socket_fault = listen(endpoint), watched(endpoint)
+    room.say()
     tallies, memory = Tallies(), _memory(policy)
     marks = Marks(policy.state_folder, boot_id())
     signals = Signals(marks.found)
@@ -54,13 +57,15 @@ def run(path: Path) -> None:
     reports = Reports(marks.epoch, limits, tallies, signals)
     watch = Watch(limits, signals, reports, Link(lambda: open_exchange(policy.exchange, policy.exchange_key)),
                   lambda now_s: _upkeep(ledger, memory, limits, marks, signals, now_s))
-    answers = Answers(limits, ledger, tallies, signals, lambda: read_policy(path),
-                      lambda: _fault(memory, ledger))
-    control = _control(policy, answers) if memory else None
-    serve(policy.metrics, collector(answers.status, tallies.by_limit))
     log = DecisionLog()
     server = Server([listener], lambda: Conversation(limits, tallies, log), stop_signals,
-                    lambda now_s: _pulse(watch, now_s))
+                    lambda now_s: _pulse(watch, now_s), room.waiting)
+    answers = Answers(limits, ledger, tallies, signals, lambda: _reread(path, room),
+                      lambda now_s: [socket_fault(), _fault(memory, ledger), limits.fault(now_s),
+                                     server.fault(now_s)],
+                      lambda: room.fault)
+    control = _control(policy, answers) if memory else None
+    serve(policy.metrics, collector(answers.status, tallies.by_limit))
     watch.safe_step()  # the verdicts are in force before the first message
     watch.start()
     _say_started(policy, endpoint, memory)
@@ -68,6 +73,12 @@ def run(path: Path) -> None:
     reason = server.serve()
     _last_steps(watch, endpoint, control)
     logger.info(line("stopped", reason=reason))
+
+
+def _reread(path: Path, room: Room) -> Policy:
+    policy = room.fitted(read_policy(path))
+    room.say()
+    return policy
 
 
 def _ledger(policy: Policy, memory: Segments | None) -> Ledger:

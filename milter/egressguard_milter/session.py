@@ -113,6 +113,11 @@ class Session:
             self._transaction.refused = decision
 
     @property
+    def let_in(self) -> bool:
+        """Whether there is a client, and it counts as a connection."""
+        return self._connection is not None
+
+    @property
     def nothing_accepted(self) -> bool:
         """Whether no recipient of this message was taken: then DATA would be answered with 554."""
         return self._transaction is None or self._transaction.recipients == 0

@@ -13,7 +13,8 @@ def status(answer: Answer) -> str:
              f"up {answer['uptime_s']:.0f} s",
              *(f"  fault     {fault}" for fault in answer["faults"]),
              f"  messages  {answer['accepted']} accepted, {answer['deferred']} deferrals",
-             f"  sessions  {answer['sessions']}",
+             f"  sessions  {answer['sessions']} of {answer['max_sessions']}"
+             + (f" ({answer['room']})" if answer["room"] else ""),
              f"  accounts  {accounts} (of {answer['max_clients']} each)",
              f"  verdicts  {answer['under_verdict']} in force, "
              f"{'a router is heard' if answer['routers_heard'] else 'no router is heard: base limits'}"]

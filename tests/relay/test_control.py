@@ -38,7 +38,7 @@ class Running:
         self.path = folder / "control"
         self.signals = Signals()
         answers = Answers(self.parts.limits, self.parts.ledger, self.parts.tallies, self.signals, self._read,
-                          lambda: self.fault)
+                          lambda _: [self.fault])
         self.control = Control(self.path, answers.answer)
         self.control.start()
 

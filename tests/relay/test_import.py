@@ -120,7 +120,7 @@ def test_sendmails_access_names_the_clients_and_its_rates_are_kept(tmp_path: Pat
     assert stranger.claim.pool.name == "STRANGER"
     rates = [[(c.most, c.window_s) for c in a.claim.caps if c.kind is Kind.CONNECTIONS] for a in (stranger, one)]
     assert rates == [[(5, 60.0)], [(20, 60.0)]]
-    assert (stranger.levels["open_connections"], one.levels["open_connections"]) == (3, 2000)
+    assert (stranger.levels["open_connections"], one.levels["open_connections"]) == (3, 200)
     assert [r.line for r in draft.remarks] == [5, 6, 11]
 
 

@@ -164,3 +164,29 @@ def test_many_that_speak_at_once_are_all_answered(running: Running) -> None:
             for mta in mtas:
                 mta.sendall(message())
             assert [ask(mta, b"", 3) for mta in mtas] == [["c", "c", "c"]] * count
+
+
+def test_a_connection_of_nobody_that_was_let_in_is_given_up_soon(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.limits.use(Policy(limits=Base(messages=9, open_connections=1)))
+    with session(running) as mta, running.connect() as silent, running.connect() as refused:
+        refused.sendall(OFFER + client())
+        monkeypatch.setattr(server_module, "NOBODY_S", 0.5)
+        for given_up in (silent, refused):
+            while given_up.recv(4096):
+                pass
+        assert ask(mta, message(), 3) == ["c", "c", "c"]
+
+
+def test_a_connection_that_cannot_be_taken_is_a_fault_for_a_while(running: Running) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as late:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+        try:
+            late.connect(running.names[0])
+            deadline_s = time.monotonic() + 30
+            while not running.server.fault(time.monotonic()) and time.monotonic() < deadline_s:
+                time.sleep(0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "cannot take a connection: Too many open files" in running.server.fault(time.monotonic())
+    assert running.server.fault(time.monotonic() + server_module.RECENT_S + 1) == ""

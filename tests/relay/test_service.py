@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from egressguard_milter.segments import Segments
 from egressguard_milter.watch import Watch
 from lab.namespaces import wait_until
 from tests.relay.mta import OFFER, client, mail
-from tests.relay.running import Milter, Site
+from tests.relay.running import COMMAND, Milter, Site
 from tests.relay.test_server import ask
 
 
@@ -66,6 +67,24 @@ def test_a_socket_left_by_a_killed_instance_is_taken_over(site: Site, tmp_path: 
     first.process.wait()
     assert stat.S_ISSOCK(path.stat().st_mode)
     site.start(unix_policy(site, path)).wait_for_log("event=started")
+
+
+def test_a_socket_that_was_removed_or_replaced_is_a_fault(site: Site, tmp_path: Path) -> None:
+    path = tmp_path / "milter.sock"
+    milter = site.start(unix_policy(site, path))
+    milter.wait_for_log("event=started")
+
+    def status() -> tuple[int, str]:
+        done = subprocess.run([COMMAND, "status", "--config", site.folder / "milter-0/policy.toml"],
+                              capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout
+
+    assert status()[0] == 0
+    path.unlink()
+    assert status()[0] == 2
+    assert f"no MTA finds the socket: {path} is gone" in status()[1]
+    path.touch()
+    assert status()[0] == 2
 
 
 def test_a_path_that_cannot_be_listened_on_is_one_message(site: Site, tmp_path: Path) -> None:
