@@ -14,6 +14,7 @@ PRECISION_BITS = 6  # a stamp of age a may be moved by less than a / 64
 THIN_AT = 64  # up to so many stamps every one is kept as it is
 LONG_AGO = -(1 << 40)
 KINDS = 4
+HEAD_BYTES = struct.calcsize("=Bq")
 POOL_SHIFT = 4
 
 
@@ -122,28 +123,34 @@ class Account:
         self.thin_at = max(THIN_AT, 2 * len(self.ticks))
 
     def freeze(self) -> bytes:
-        """Its stamps as bytes, the newest tick first: 4 bytes for each and 4 per kind that occurs."""
+        """Its stamps as bytes: the newest tick, how much older the others are, and the kinds that occur.
+
+        4 bytes for each stamp and 4 per kind.
+        """
         kinds = [k for k in range(KINDS) if self.sums[k][-1] != self.sums[k][0]]
         count = len(self.ticks) - 1
-        words = self.ticks[:0:-1]
+        newest = self.ticks[-1]
+        words = [newest - tick for tick in self.ticks[-2:0:-1]]
         for kind in kinds:
             sums = self.sums[kind]
             words += [sums[i] - sums[i - 1] for i in range(count, 0, -1)]
         mask = sum(1 << k for k in kinds) | self.pool << POOL_SHIFT
-        return struct.pack(f"=B{len(words)}i", mask, *words)
+        return struct.pack(f"=Bq{len(words)}I", mask, newest, *words)
 
 
 def thaw(frozen: bytes) -> Account:
     """The account that `freeze` made bytes."""
     account = Account(pool_of(frozen))
     kinds = [k for k in range(KINDS) if frozen[0] >> k & 1]
-    words = struct.unpack_from(f"={(len(frozen) - 1) // 4}i", frozen, 1)
-    count = len(words) // (1 + len(kinds))
-    account.ticks += words[count - 1::-1] if count else ()
+    newest, *words = struct.unpack_from(f"=q{(len(frozen) - HEAD_BYTES) // 4}I", frozen, 1)
+    if newest == LONG_AGO:
+        return account
+    count = (len(words) + 1) // (1 + len(kinds))
+    account.ticks += [*(newest - older for older in reversed(words[:count - 1])), newest]
     for kind in range(KINDS):
         sums = account.sums[kind]
         if kind in kinds:
-            begin = count * (1 + kinds.index(kind))
+            begin = count * (1 + kinds.index(kind)) - 1
             for amount in reversed(words[begin:begin + count]):
                 sums.append(sums[-1] + amount)
         else:
@@ -158,5 +165,5 @@ def pool_of(frozen: bytes) -> Pool:
 
 def newest_s(frozen: bytes) -> float:
     """When something was last accepted in a frozen account."""
-    tick: int = struct.unpack_from("=i", frozen, 1)[0]
+    tick: int = struct.unpack_from("=q", frozen, 1)[0]
     return tick / TICKS_PER_S

@@ -17,7 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 from egressguard.core.errors import EgressguardError
-from egressguard_milter.account import Pool
+from egressguard_milter.account import Amounts, Pool
 from egressguard_milter.journal import line, logger
 from egressguard_milter.records import Record
 
@@ -171,16 +171,22 @@ class Segments:
 
 def _encode(record: Record) -> bytes:
     text, pool, amounts, at_s = record  # type: tuple[str, int, tuple[int, ...] | None, float]
-    key = text.encode("utf-8", "backslashreplace")[:MAX_KEY_BYTES]
+    key = text.encode("utf-8", "surrogatepass")[:MAX_KEY_BYTES]  # no UTF-8 comes back as it was
     if amounts is None:
         pool, amounts = FORGIVEN, (0, 0, 0, 0)
     a, b, c, d = amounts
     try:
         checked = CHECKED.pack(BODY_BYTES + len(key), pool, at_s, a, b, c, d) + key
-    except struct.error:  # more recipients at once than there is room for
-        a, b, c, d = (min(amount, MOST) for amount in amounts)
-        checked = CHECKED.pack(BODY_BYTES + len(key), pool, at_s, a, b, c, d) + key
+    except struct.error:  # more recipients at once than a record has room for
+        return b"".join(_encode(record._replace(amounts=part)) for part in _parts(amounts))
     return pack_crc(crc32(checked)) + checked
+
+
+def _parts(amounts: Sequence[int]) -> Iterator[Amounts]:
+    while any(amounts):
+        a, b, c, d = (min(amount, MOST) for amount in amounts)
+        yield a, b, c, d
+        amounts = [amount - part for amount, part in zip(amounts, (a, b, c, d), strict=True)]
 
 
 def _read(path: Path) -> tuple[str, list[Record]]:
@@ -210,5 +216,12 @@ def _decode(data: bytes) -> Iterator[Record]:
         pool = POOLS.get(kind)
         if pool is None or not math.isfinite(at_s):
             return
-        key = data[begin + BODY_BYTES:position].decode("utf-8", "replace")
+        key = _key(data[begin + BODY_BYTES:position])
         yield Record(key, pool, None if kind == FORGIVEN else (a, b, c, d), at_s)
+
+
+def _key(data: bytes) -> str:
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:  # cut within a character
+        return data.decode("utf-8", "replace")

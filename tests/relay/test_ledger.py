@@ -170,6 +170,14 @@ def test_an_account_is_the_same_after_it_was_frozen(entries: list[tuple[float, t
         assert newest_s(account.freeze()) == account.ticks[-1] / TICKS_PER_S
 
 
+def test_a_machine_that_has_been_up_for_years_still_counts() -> None:
+    ledger, now_s = Ledger(LONG_S, 10_000), 40 * 366 * 86400.0
+    for n in range(3000):  # far more than rest as objects
+        assert accept(ledger, claim(f"192.0.{n // 250}.{n % 250}", 1), now_s)
+    ledger.sweep(now_s)
+    assert not any(accept(ledger, claim(f"192.0.{n // 250}.{n % 250}", 1), now_s + 1) for n in range(3000))
+
+
 def test_several_windows_hold_on_one_key() -> None:
     ledger = Ledger(LONG_S, 100)
     wanted = Claim(A, (Cap(Kind.MESSAGES, 2, WINDOW_S), Cap(Kind.MESSAGES, 5, LONG_S)))

@@ -82,6 +82,27 @@ def test_a_reboot_counts_what_was_as_if_it_had_just_been(tmp_path: Path) -> None
     assert after.send(9, 601.0) == 5
 
 
+def test_what_a_client_had_used_of_a_shared_account_is_its_own_use_after_a_kill(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+    life.ledger.resize(HORIZON_S, 1)
+    life.send(1, 0.0, key="203.0.113.1")  # takes the only place
+
+    def send(life: Life, count: int, now_s: float) -> int:
+        crowded = claim(10)._replace(neighbours="network 192.0.2.0/24")
+        accepted = 0
+        for _ in range(count):
+            if isinstance(answer := life.ledger.reserve([crowded], now_s), Hold):
+                life.ledger.settle(answer, 1, now_s)
+                accepted += 1
+        return accepted
+
+    assert send(life, 4, 1.0) == 4
+    life.ledger.resize(HORIZON_S, 100)
+    assert send(life, 20, 2.0) == 6, "in an account of its own, with what it had used in the other"
+    life.end()
+    assert send(Life(tmp_path, 3.0), 20, 3.0) == 0
+
+
 def test_a_folder_has_one_process_at_a_time(tmp_path: Path) -> None:
     life = Life(tmp_path)
     with pytest.raises(SegmentsError, match="another egressguard-milter") as caught:
@@ -103,6 +124,7 @@ def test_what_was_forgiven_stays_forgiven(tmp_path: Path) -> None:
 records = st.lists(st.builds(
     Record, st.text(max_size=100), st.sampled_from(list(Pool)),
     st.none() | st.tuples(*[st.integers(0, 65535)] * 4), st.floats(-1e6, 1e9)), max_size=20)
+surrogates = st.text(st.characters(categories=("Cs", "L")), max_size=100)  # how bytes that are no UTF-8 are read
 
 
 @given(records)
@@ -110,7 +132,26 @@ def test_what_is_written_is_what_is_read(wanted: list[Record]) -> None:
     data = bytes(HEADER) + b"".join(map(segments._encode, wanted)) + bytes(20)
     read = list(segments._decode(data))
     assert [(r.amounts, r.at_s) for r in read] == [(r.amounts, r.at_s) for r in wanted]
-    assert [r.key for r in read] == [r.key.encode("utf-8", "backslashreplace").decode() for r in wanted]
+    assert [r.key for r in read] == [r.key for r in wanted]
+
+
+@given(surrogates, st.tuples(*[st.integers(0, 10**6)] * 4))
+def test_any_key_and_any_number_of_recipients_are_read_as_they_were_counted(
+        key: str, amounts: tuple[int, int, int, int]) -> None:
+    data = bytes(HEADER) + segments._encode(Record(key, Pool.SENDER, amounts, 1.0))
+    read = list(segments._decode(data))
+    assert {r.key for r in read} == ({key} if any(amounts) or read else set())
+    assert tuple(map(sum, zip(*(r.amounts or () for r in read), strict=True))) in (amounts, ())
+
+
+@pytest.mark.parametrize("sender", ["x@x.example", "\udcff\udcfe@x.example"])
+def test_a_senders_limit_holds_over_restarts_whatever_its_bytes_are(tmp_path: Path, sender: str) -> None:
+    accepted = 0
+    for now_s in (0.0, 1.0, 2.0):
+        life = Life(tmp_path, now_s)
+        accepted += life.send(20, now_s, key=f"sender {sender}")
+        life.end()
+    assert accepted == 10
 
 
 @given(records, st.integers(0, 10_000), st.binary(min_size=1, max_size=8), st.integers(0, 10_000))
