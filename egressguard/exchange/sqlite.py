@@ -15,6 +15,7 @@ from egressguard.core.errors import ExchangeError
 from egressguard.ownership import make_beside
 
 SCHEMA = 1
+PACKAGED = Path("/var/lib/egressguard")
 BUSY_TIMEOUT_S = 0.2  # a stuck writer must not stop a round or a callback
 
 
@@ -27,7 +28,7 @@ class SqliteStore:
         self._version: int | None = None
         with self._translated():
             if not read_only:
-                path.parent.mkdir(mode=0o770, parents=True, exist_ok=True)
+                _make_folder(path.parent)
                 make_beside(path)
             url = f"file:{quote(str(path))}?mode={'ro' if read_only else 'rwc'}"
             self._db = sqlite3.connect(url, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None,
@@ -95,3 +96,11 @@ class SqliteStore:
                 yield
             except (sqlite3.Error, OSError) as error:
                 raise ExchangeError(f"exchange {self._path}: {error}") from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Below the packages' own folder only: anywhere else, a folder that is not there is a mistyped path."""
+    if folder.is_relative_to(PACKAGED):
+        folder.mkdir(mode=0o770, parents=True, exist_ok=True)
+    elif not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: make it, or correct the path")

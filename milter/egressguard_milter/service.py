@@ -61,9 +61,8 @@ def run(path: Path) -> None:
     server = Server([listener], lambda: Conversation(limits, tallies, log), stop_signals,
                     lambda now_s: _pulse(watch, now_s), room.waiting)
     answers = Answers(limits, ledger, tallies, signals, lambda: _reread(path, room),
-                      lambda now_s: [socket_fault(), _fault(memory, ledger), limits.fault(now_s),
-                                     server.fault(now_s)],
-                      lambda: room.fault)
+                      lambda now_s: [socket_fault(), _fault(memory, ledger, policy.state_folder),
+                                     limits.fault(now_s), server.fault(now_s)], lambda: room.fault)
     control = _control(policy, answers) if memory else None
     serve(policy.metrics, collector(answers.status, tallies.by_limit))
     watch.safe_step()  # the verdicts are in force before the first message
@@ -127,9 +126,9 @@ def _pulse(watch: Watch, now_s: float) -> None:
         notify("WATCHDOG=1")
 
 
-def _fault(memory: Segments | None, ledger: Ledger) -> str:
+def _fault(memory: Segments | None, ledger: Ledger, folder: Path) -> str:
     if memory is None:
-        return "counts are not durable: no state folder"
+        return f"counts are not durable: the state folder {folder} cannot be used"
     return f"counts are not durable: {memory.failed}" if memory.failed else ledger.fault
 
 

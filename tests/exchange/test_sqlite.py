@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from egressguard.core.errors import ExchangeError
-from egressguard.exchange import open_exchange
+from egressguard.exchange import open_exchange, sqlite
 from egressguard.exchange.sqlite import SqliteStore
 
 
@@ -33,8 +33,13 @@ def test_an_unknown_url_says_what_would_be_right(url: str) -> None:
         open_exchange(url)
 
 
-def test_the_folder_is_made_and_one_that_cannot_be_is_an_exchange_error(tmp_path: Path) -> None:
-    open_exchange(f"sqlite:{tmp_path}/new/exchange.db").close()
+def test_the_packages_folder_is_made_and_any_other_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "PACKAGED", tmp_path / "packaged")
+    open_exchange(f"sqlite:{tmp_path}/packaged/exchange/exchange.db").close()
+    for mistyped in ("nowhere/exchange.db", "packaged-too/x/exchange.db"):
+        with pytest.raises(ExchangeError, match=f"there is no folder {tmp_path}/{Path(mistyped).parent}"):
+            open_exchange(f"sqlite:{tmp_path}/{mistyped}")
+    assert [path.name for path in tmp_path.iterdir()] == ["packaged"]
     (tmp_path / "file").write_text("")
     with pytest.raises(ExchangeError, match="exchange"):
         open_exchange(f"sqlite:{tmp_path}/file/exchange.db")
