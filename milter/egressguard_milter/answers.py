@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from egressguard.core.errors import ConfigError
@@ -11,7 +11,6 @@ from egressguard.core.verdict import State
 from egressguard_milter.journal import line, logger
 from egressguard_milter.ledger import Cap, Ledger
 from egressguard_milter.limits import Limits
-from egressguard_milter.matching import address_of_host
 from egressguard_milter.policy import RATES, Policy
 from egressguard_milter.requests import Request
 from egressguard_milter.signals import Signals
@@ -20,7 +19,7 @@ from egressguard_milter.terms import Allowance
 
 Answer = dict[str, Any]
 # What a process has opened stays as it is until the next start.
-FIXED = ("relay", "socket", "exchange", "state", "metrics")
+FIXED = ("relay", "socket", "exchange", "exchange_key", "relays", "state", "metrics")
 
 MOST_TOLD = 8  # routers
 
@@ -64,14 +63,17 @@ class Answers:
         hosts = self._tallies.recent(request.count)
         rows = []
         for host in hosts:
-            standing = self._limits.scaled(self._limits.allowance(address_of_host(host)), now_s).standing
+            allowance = self._limits.allowance(*self._tallies.last_met(host))
+            standing = self._limits.scaled(allowance, now_s).standing
             rows.append({"client": host, "tier": standing.tier, "limit": standing.limit,
                          **_tally(self._tallies.of(host))})
         return {"clients": rows}
 
     def _explain(self, request: Request, now_s: float) -> Answer:
         if request.client is None:
-            return {"client": request.key, "open_connections": self._ledger.open_connections(request.key)}
+            claim = self._limits.directory.claim(request.key)
+            return {"client": request.key, "open_connections": self._ledger.open_connections(request.key),
+                    "limits": self._rows(request.key, claim.caps if claim else (), None, now_s)}
         allowance = self._limits.allowance(request.client, request.name)
         standing, (claim, *_), levels, _ = self._limits.scaled(allowance, now_s)
         return {"client": allowance.host, "known": claim.pool.name == "KNOWN", "group": allowance.group,
@@ -108,7 +110,7 @@ class Answers:
             logger.error(line("reload_refused", reason=error, effect="the old policy holds"))
             return {"error": f"{error}\nthe old policy holds"}
         later = [name for name in FIXED if getattr(policy, name) != getattr(before, name)]
-        self._limits.use(policy)
+        self._limits.use(replace(policy, **{name: getattr(before, name) for name in later}))
         self._reload_fault = ""
         logger.info(line("reloaded", at_next_start=",".join(later)))
         return {"reloaded": True, "at_next_start": later}

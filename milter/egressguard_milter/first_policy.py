@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from egressguard_milter.policy import RECIPIENTS_EACH, Base
+
 MORE_FOR_MAILSERVERS = 50  # they send for many people; a verdict tightens them all the same
 
 
@@ -29,13 +31,17 @@ def policy_text(wishes: Wishes) -> str:
              "# What is not here has its default: egressguard-milter.toml(5).",
              *(f"{key} = {_string(value)}" for key, value in settings.items() if value),
              "", "# Each client, in ten minutes. What is too much is deferred: the client's queue keeps it.",
-             "[limits]", f"messages = {wishes.messages}", "window_s = 600.0"]
+             "[limits]", f"messages = {wishes.messages}", f"recipients = {wishes.messages * RECIPIENTS_EACH}",
+             f"recipients_per_message = {Base().recipients_per_message}",
+             f"refused_recipients = {Base().refused_recipients}", "window_s = 600.0"]
     if wishes.networks:
         lines += ["", "# The clients. No flood of strangers takes an account of one of them away.",
                   *_client(wishes.networks)]
     if wishes.mailservers:
         lines += ["", "# Mailservers send for many people.", *_client(wishes.mailservers),
-                  f"messages = {wishes.messages * MORE_FOR_MAILSERVERS}"]
+                  f"messages = {wishes.messages * MORE_FOR_MAILSERVERS}",
+                  f"recipients = {wishes.messages * RECIPIENTS_EACH * MORE_FOR_MAILSERVERS}",
+                  f"refused_recipients = {(Base().refused_recipients or 0) * MORE_FOR_MAILSERVERS}"]
     return "\n".join(lines) + "\n"
 
 

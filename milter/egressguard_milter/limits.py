@@ -141,6 +141,9 @@ def _scale(allowance: Allowance, state: State, rule: Rule | None) -> Scaled:
     """An allowance under a verdict; a tier that holds the client leaves its limits as they are."""
     caps, levels = allowance.claim.caps, allowance.levels
     if rule is not None and rule.tier != "held":
+        if state is State.COMPROMISED:  # a part of unlimited is unlimited still
+            caps = tuple(sorted((*caps, *allowance.unlimited_caps)))
+            levels = {**allowance.unlimited_levels, **levels}
         caps = tuple(cap._replace(most=tightened(cap.most, rule.share(RATES[cap.kind]))) for cap in caps)
         levels = {name: tightened(most, rule.share(name)) for name, most in levels.items()}
     standing = _standing(allowance, caps, state, rule)

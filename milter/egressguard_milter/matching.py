@@ -16,6 +16,7 @@ T = TypeVar("T")
 LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 NAME = re.compile(rf"(?=.{{1,253}}$)({LABEL}\.)*{LABEL}")
 NULL_SENDER = "<>"
+MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def parse_match(text: str) -> Address | Network | str:
@@ -24,7 +25,7 @@ def parse_match(text: str) -> Address | Network | str:
     try:
         if "/" not in plain:
             return canonical_address(plain)
-        network = ip_network(plain)
+        network = _unmapped(ip_network(plain))
         whole = network.prefixlen == network.max_prefixlen
         return canonical_address(str(network.network_address)) if whole else network
     except ValueError as error:
@@ -33,6 +34,14 @@ def parse_match(text: str) -> Address | Network | str:
             raise ValueError(f"{text[:80]!r} is no address, network or host name "
                              f"({str(error)[:120]})") from None
         return name
+
+
+def _unmapped(network: Network) -> Network:
+    """Raises ValueError for a network of IPv4-mapped addresses, which no client has: it would never match."""
+    if isinstance(network, IPv6Network) and network.subnet_of(MAPPED):
+        right = ip_network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - MAPPED.prefixlen))
+        raise ValueError(f"it is IPv4 in IPv6: write {right}")
+    return network
 
 
 def parse_sender(text: str) -> str:
@@ -79,6 +88,10 @@ class Matcher(Generic[T]):
             else:
                 self._addresses.setdefault(key, value)
         self._networks = sorted(networks.items(), key=lambda item: -item[0][1])
+
+    def names(self, address: Address) -> bool:
+        """Whether a value is kept for exactly this address."""
+        return address in self._addresses
 
     def find(self, address: Address | None, name: str) -> list[T]:
         """Every value that fits, the most specific first."""

@@ -1,9 +1,11 @@
 """Reads the policy; everything wrong with it that its types do not tell is named at once."""
 
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from egressguard.core.documents import MAX_LIFETIME_S, MAX_NAME_LENGTH
 from egressguard.core.errors import ConfigError, Mistake
@@ -16,6 +18,7 @@ from egressguard_milter.policy import LEVELS, RATES, Also, Policy, Rates, Rule, 
 
 MAX_COUNT = 1_000_000
 MIN_WINDOW_S, MAX_WINDOW_S = 1.0, 30 * 86400.0
+PLACE = re.compile(r"""^\s*(relay|exchange|state)\s*=\s*(["'])([^"'\\\n]*)\2\s*(?:\#.*)?$""", re.MULTILINE)
 LIMITS = (*RATES, *LEVELS)
 KEY_LIMITS = ("messages", "recipients", "recipients_per_message")
 
@@ -26,7 +29,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def read_control_path(path: Path) -> Path:
-    """The control socket that `path` names, even if the policy in it is wrong: a milter may be running.
+    """The control socket that `path` names, even if what is in it is wrong: a milter may be running.
 
     Raises ConfigError when the file cannot be read at all, or names no folder that could hold it.
     """
@@ -34,14 +37,23 @@ def read_control_path(path: Path) -> Path:
         return read_policy(path).control_path
     except ConfigError as error:
         try:
-            table = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            named = _places(path.read_text("utf-8", "replace"))
+        except OSError:
             raise error from None
-        named = {key: table[key] for key in ("relay", "exchange", "state") if isinstance(table.get(key), str)}
         policy = Policy(**named)
         if any(_state_mistakes(policy)):
             raise error from None
         return policy.control_path
+
+
+def _places(text: str) -> dict[str, Any]:
+    """What the state folder follows from; line by line where the text is no TOML."""
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        head = re.split(r"^\s*\[", text, maxsplit=1, flags=re.MULTILINE)[0]
+        table = {key: value for key, _, value in PLACE.findall(head)}
+    return {key: table[key] for key in ("relay", "exchange", "state") if isinstance(table.get(key), str)}
 
 
 def mistakes(policy: Policy) -> Iterator[Mistake]:
@@ -162,7 +174,7 @@ def _key_mistakes(kind: str, policy: Policy) -> Iterator[Mistake]:
             yield Mistake(f"{key}.match", "is missing", needs=(f"{key}.match",))
         for text in rule.match:
             try:
-                matched = parse_sender(text) if kind == "sender" else text
+                matched = parse_sender(text) if kind == "sender" else text.lower()
             except ValueError as error:
                 yield Mistake(f"{key}.match", str(error))
                 continue

@@ -14,6 +14,9 @@ DEFAULT_PATH = Path("/etc/egressguard/egressguard-milter.toml")
 DEFAULT_STATE = Path("/var/lib/egressguard/milter")
 RATES = ("connections", "messages", "recipients", "refused_recipients")
 LEVELS = ("open_connections", "recipients_per_message", "messages_per_connection")
+# Where nothing is said of recipients, so many times the messages are the limit: a limit of messages alone is
+# none for whoever names a thousand recipients in each.
+RECIPIENTS_EACH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +56,11 @@ class Terms(Rates):
 
 @dataclass(frozen=True, slots=True)
 class Base(Terms):
-    """What a client may do that nothing else is said about."""
+    """What a client may do that nothing else is said about; see also RECIPIENTS_EACH."""
 
     messages: int | None = 40
+    refused_recipients: int | None = 20
+    recipients_per_message: int | None = 100
     window_s: float | None = 600.0
 
 

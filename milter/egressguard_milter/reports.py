@@ -8,11 +8,10 @@ from itertools import islice
 from egressguard.core.documents import Client, Origin, Report
 from egressguard.core.hosts import Host
 from egressguard_milter.limits import Limits
-from egressguard_milter.matching import address_of_host
 from egressguard_milter.policy import Policy
 from egressguard_milter.signals import Signals
 from egressguard_milter.tallies import Tallies, distinct
-from egressguard_milter.terms import UNADDRESSED
+from egressguard_milter.terms import UNADDRESSED, Allowance
 
 MAX_PERIOD_S = 5.0
 # Encoding holds the interpreter's lock, and every callback waits for it: some milliseconds this way.
@@ -39,6 +38,10 @@ class Reports:
         return Report(Origin(policy.relay, self._epoch, self._sequence), policy.report_lifetime_s,
                       {host: self._client(host, now_s) for host in self._hosts()})
 
+    def allowance(self, host: Host) -> Allowance:
+        """What the policy says about a host as it was seen last: rules may name an address of it."""
+        return self._limits.allowance(*self._tallies.last_met(host))
+
     def _hosts(self) -> list[Host]:
         hosts = dict.fromkeys(islice(self._signals.states, MAX_CLIENTS))
         hosts.update(dict.fromkeys(self._tallies.recent(MAX_CLIENTS)))
@@ -46,7 +49,7 @@ class Reports:
         return list(islice(hosts, MAX_CLIENTS))
 
     def _client(self, host: Host, now_s: float) -> Client:
-        standing = self._limits.scaled(self._limits.allowance(address_of_host(host)), now_s).standing
+        standing = self._limits.scaled(self.allowance(host), now_s).standing
         tally = self._tallies.of(host)
         messages = sum(n for limit, n in tally.deferred.items()
                        if limit not in ("connections", "open_connections", "sessions"))

@@ -60,7 +60,8 @@ def _client(text: str) -> tuple[Address | None, str]:
     try:
         return canonical_address(text.partition("/")[0]), ""
     except ValueError:
-        if text.partition(" ")[0] in KEY_WORDS:
-            return None, text
+        kind = text.partition(" ")[0]
+        if kind in KEY_WORDS:
+            return None, text.lower() if kind in ("sender", "login") else text
         raise ValueError(f"{text[:80]!r} is no client: write an address, or a key as the log names it, "
                          "such as 'sender a@example.org'") from None

@@ -59,6 +59,8 @@ class Session:
         self.close(now_s)
         self._address, self._name, self._messages = address_in(address), name, 0
         self._look_up()
+        if self._address is not None and (name or self._address.version == 6):
+            self._tallies.met(self._allowance.host, self._address, name)
         decision, self._connection = self._limits.open(self._allowance, now_s)
         self._refusal = None if decision.accepted else decision
         return self._told(decision)

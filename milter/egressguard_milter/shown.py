@@ -38,7 +38,8 @@ def clients(answer: Answer) -> str:
 def explain(answer: Answer) -> str:
     """What a client may do and why."""
     if "tier" not in answer:
-        return _plain(f"{answer['client']}: {answer['open_connections']} connections open")
+        return _plain("\n".join([f"{answer['client']}: {answer['open_connections']} connections open",
+                                 *(f"  {_use(row)}" for row in answer["limits"] or ())]))
     lines = [f"{answer['client']}: {answer['tier']} (verdict {answer['verdict']}), "
              f"{'named in the policy' if answer['known'] else 'a stranger to the policy'}"
              + (f", group {answer['group']}" if answer["group"] else "")]

@@ -9,7 +9,8 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from egressguard.core.hosts import Host
+from egressguard.core.hosts import Address, Host
+from egressguard_milter.matching import address_of_host
 
 BITS = 1024  # counts up to some 5,000 different values, within about 5 %
 MAX_CLIENTS = 4096
@@ -35,8 +36,22 @@ class Tallies:
     def __init__(self) -> None:
         self._tallies: OrderedDict[Host, Tally] = OrderedDict()
         self._lock = threading.Lock()
+        self._met: OrderedDict[Host, tuple[Address, str]] = OrderedDict()
         self._by_limit: dict[str, int] = {}
         self.accepted_total = self.deferred_total = 0
+
+    def met(self, host: Host, address: Address, name: str) -> None:
+        """A host has connected from `address`, as `name`: what its rules are found by."""
+        with self._lock:
+            self._met[host] = (address, name)
+            self._met.move_to_end(host)
+            if len(self._met) > MAX_CLIENTS:
+                self._met.popitem(last=False)
+
+    def last_met(self, host: Host) -> tuple[Address | None, str]:
+        """The address and the name that a host had last; without a meeting its only, or first, address."""
+        with self._lock:
+            return self._met.get(host) or (address_of_host(host), "")
 
     def accepted(self, host: Host, sender: str, recipients: int, domains: int, declared_bytes: int) -> None:
         """A message was accepted for so many recipients; `domains` has the `bit` of each domain."""

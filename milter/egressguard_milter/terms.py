@@ -5,7 +5,7 @@ parents → group → [limits].
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from typing import NamedTuple
 
@@ -15,7 +15,18 @@ from egressguard_milter.account import Kind, Pool
 from egressguard_milter.decision import Decision, Standing
 from egressguard_milter.ledger import Cap, Claim
 from egressguard_milter.matching import Matcher, parents, parse_match, parse_sender
-from egressguard_milter.policy import LEVELS, RATES, Also, KeyRates, KeyRule, Policy, Rates, Terms
+from egressguard_milter.policy import (
+    LEVELS,
+    RATES,
+    RECIPIENTS_EACH,
+    Also,
+    Base,
+    KeyRates,
+    KeyRule,
+    Policy,
+    Rates,
+    Terms,
+)
 
 # A connection without a usable address (unix socket, unknown family) is not unlimited: all of them
 # are one client. No verdict can name it, because it is no address.
@@ -44,7 +55,8 @@ class Scaled(NamedTuple):
 class Allowance:
     """What one client may do without any verdict; `sources` says which part of the policy decided.
 
-    `scaled` keeps what was asked for under each verdict.
+    `unlimited_…` are the limits that a compromised client has all the same; `scaled` keeps what was asked for
+    under each verdict.
     """
 
     host: Host
@@ -54,6 +66,8 @@ class Allowance:
     group: str = ""
     sources: dict[str, str] = field(default_factory=dict)
     standing: Standing = UNJUDGED
+    unlimited_caps: tuple[Cap, ...] = ()
+    unlimited_levels: dict[str, int] = field(default_factory=dict)
     scaled: dict[State, Scaled] = field(default_factory=dict)
 
 
@@ -75,12 +89,15 @@ class Directory:
         self._policy = policy
         self._base_s = policy.limits.window_s or 600.0
         self._base = self._entry("limits", policy.limits)
+        self._default = self._entry("limits", replace(policy.limits, unlimited=(), **{
+            name: getattr(Base(), name) for name in (*RATES, *LEVELS)
+            if getattr(policy.limits, name) is None}))
         self._groups = {name: self._entry(f"groups.{name}", group, shared=group.shared, key=f"group {name}")
                         for name, group in policy.groups.items()}
-        self._clients = Matcher((parse_match(text), entry) for entry, rule in [
-            (self._entry(f"client {', '.join(rule.match)}"[:MAX_KEY], rule, rule.group, rule.shared,
-                         f"clients {', '.join(rule.match)}"[:MAX_KEY]), rule) for rule in policy.client]
-            for text in rule.match)
+        rules = [(self._entry(f"client {', '.join(rule.match)}"[:MAX_KEY], rule, rule.group, rule.shared,
+                              f"clients {', '.join(rule.match)}"[:MAX_KEY]), rule) for rule in policy.client]
+        self._clients = Matcher((parse_match(text), entry) for entry, rule in rules for text in rule.match)
+        self._sharing = [*self._groups.values(), *(entry for entry, _ in rules)]
         self._senders = self._key_entries(policy.sender, senders=True)
         self._logins = self._key_entries(policy.login, senders=False)
         self._sender_cache: dict[str, Payer] = {}
@@ -93,13 +110,28 @@ class Directory:
         group = next((e.group for e in found if e.group), "")
         chain = [*found, *([self._groups[group]] if group else []), self._base]
         host = host_of(address) if address is not None else UNADDRESSED
-        caps, levels, sources = _first_that_says(chain)
+        caps, levels, sources = self._said(chain)
+        unlimited = [name for name in sources if name not in levels and not _of(caps, name)]
+        default_caps, default_levels, _ = self._said([self._default])
         levels["open_connections"] = min(levels.get("open_connections", self._policy.max_sessions_per_client),
                                          self._policy.max_sessions_per_client)
-        claim = Claim(host, caps, Pool.KNOWN if found else Pool.STRANGER, neighbours(address))
+        key = str(address) if address is not None and self._clients.names(address) else host
+        claim = Claim(key, caps, Pool.KNOWN if found else Pool.STRANGER, neighbours(address))
         messages = next((cap.most for cap in caps if cap.kind is Kind.MESSAGES), 0)
         return Allowance(host, claim, tuple(e.shared for e in chain if e.shared), levels, group, sources,
-                         Standing(Tier.NORMAL, messages))
+                         Standing(Tier.NORMAL, messages),
+                         tuple(cap for name in unlimited for cap in _of(default_caps, name)),
+                         {name: most for name, most in default_levels.items() if name in unlimited})
+
+    def _said(self, chain: Sequence[Entry]) -> tuple[tuple[Cap, ...], dict[str, int], dict[str, str]]:
+        """What a chain says, and what follows for recipients where it says nothing of them."""
+        caps, levels, sources = _first_that_says(chain)
+        if "recipients" not in sources and self._on("recipients"):
+            caps += tuple(Cap(Kind.RECIPIENTS, cap.most * RECIPIENTS_EACH, cap.window_s)
+                          for cap in _of(caps, "messages"))
+            sources["recipients"] = f"{sources['messages']}, {RECIPIENTS_EACH} for each message" \
+                if "messages" in sources else "nothing"
+        return tuple(sorted(caps)), levels, sources
 
     def sender(self, sender: str) -> Payer:
         """What a sender may do, over all clients, and its recipients per message; None: anything."""
@@ -124,12 +156,22 @@ class Directory:
         """What a SASL login may do, over all clients; None: anything.
 
         Postfix adds the realm to a login when it has one, sendmail does not: a rule without one means any.
+        Cases are not told apart, as most SASL back ends do not: Bob is no second login of bob.
         """
+        login = login.lower()
         if not login or not self._policy.checks.logins:
             return None
         entry = self._logins.get(login) or self._logins.get(login.partition("@")[0])
         return _key_claim(f"login {login}"[:MAX_KEY], [*([entry] if entry else []), self._login_base], "",
                           Pool.KNOWN)
+
+    def claim(self, key: str) -> Claim | None:
+        """What pays under a key as the log names it; None when the policy limits nothing there."""
+        kind, _, rest = key.partition(" ")
+        if kind in ("sender", "login"):
+            payer = self.sender(rest) if kind == "sender" else self.login(rest)
+            return payer[0] if payer else None
+        return next((e.shared for e in self._sharing if e.shared and e.shared.key == key), None)
 
     def _entry(self, source: str, rates: Terms | KeyRates, group: str = "", shared: Rates | None = None,
                key: str = "") -> Entry:
@@ -154,9 +196,13 @@ class Directory:
         return bool(getattr(self._policy.checks, name))
 
     def _key_entries(self, rules: Iterable[KeyRule], *, senders: bool) -> dict[str, Entry]:
-        return {parse_sender(text) if senders else text:
+        return {parse_sender(text) if senders else text.lower():
                 self._entry(f"{'sender' if senders else 'login'} {text}"[:MAX_KEY], rule)
                 for rule in rules for text in rule.match}
+
+
+def _of(caps: Iterable[Cap], name: str) -> list[Cap]:
+    return [cap for cap in caps if RATES[cap.kind] == name]
 
 
 def neighbours(address: Address | None) -> str:

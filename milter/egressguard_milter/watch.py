@@ -10,7 +10,6 @@ from collections.abc import Callable
 from egressguard_milter.journal import line, logger
 from egressguard_milter.limits import Limits
 from egressguard_milter.link import Link
-from egressguard_milter.matching import address_of_host
 from egressguard_milter.reports import Reports, period_s
 from egressguard_milter.signals import Change, Signals
 
@@ -78,7 +77,7 @@ class Watch:
 
     def _say(self, changes: list[Change]) -> None:
         for change in changes[:MAX_CHANGE_LINES]:
-            allowance = self._limits.allowance(address_of_host(change.host))
+            allowance = self._reports.allowance(change.host)
             before, after = (self._limits.scaled_under(allowance, state).standing
                              for state in (change.before, change.after))
             logger.warning(line("tier", client=change.host, verdict=change.after, tier_before=before.tier,

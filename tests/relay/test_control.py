@@ -19,7 +19,8 @@ from egressguard.core.verdict import State
 from egressguard_milter import shown
 from egressguard_milter.answers import Answers
 from egressguard_milter.control import Control, ControlError, ask
-from egressguard_milter.policy import Base, ClientRule, Policy, Rates
+from egressguard_milter.policy import Base, ClientRule, KeyRates, Policy, Rates
+from egressguard_milter.reports import Reports
 from egressguard_milter.requests import encode_request
 from egressguard_milter.signals import Signals
 from tests.relay.parts import Parts, parts, send
@@ -68,8 +69,10 @@ def test_status_says_what_is_wrong(running: Running) -> None:
 def test_explain_says_every_limit_its_use_and_where_it_is_from(running: Running) -> None:
     assert send(running.parts.session(), 9, time.monotonic()) == 1
     answer = running.ask("explain", client="192.0.2.1")
-    assert answer["limits"] == [{"limit": "messages", "used": 1, "most": 1,
-                                 "window_s": 600.0, "source": "limits"}]
+    assert answer["limits"] == [
+        {"limit": "messages", "used": 1, "most": 1, "window_s": 600.0, "source": "limits"},
+        {"limit": "recipients", "used": 1, "most": 15, "window_s": 600.0, "source": "limits, 10 for each message"},
+        {"limit": "refused_recipients", "used": 0, "most": 10, "window_s": 600.0, "source": "limits"}]
     assert (answer["tier"], answer["verdict"], answer["known"]) == ("tightened", "suspect", True)
     assert list(answer["shared"]) == ["clients 192.0.2.0/24"]
     text = shown.explain(answer)
@@ -104,6 +107,28 @@ def test_clients_are_listed_with_the_last_one_first(running: Running) -> None:
     assert shown.clients({"clients": rows}).splitlines()[1].split()[:4] == ["203.0.113.4", "normal", "3", "1"]
 
 
+def test_a_client_that_a_rule_names_by_name_or_by_one_of_its_addresses_is_shown_with_its_own_limit(
+        running: Running) -> None:
+    running.parts.limits.use(Policy(client=(ClientRule(match=("2001:db8::10",), messages=1000),
+                                            ClientRule(match=("web.example.org",), messages=500))))
+    for address, name in (("2001:db8::10", ""), ("192.0.2.9", "web.example.org"), ("192.0.2.8", "")):
+        send(running.parts.session(address, name), 1)
+    expected = {"2001:db8::/64": 1000, "192.0.2.9": 500, "192.0.2.8": 40}
+    assert {row["client"]: row["limit"] for row in running.ask("clients")["clients"]} == expected
+    reports = Reports(1, running.parts.limits, running.parts.tallies, running.signals)
+    assert {host: client.limit for host, client in reports.make(0.0).clients.items()} == expected
+
+
+def test_explain_says_how_much_of_a_key_is_used(running: Running) -> None:
+    running.parts.limits.use(Policy(client=(SHARED,), sender_limits=KeyRates(messages=7), login_limits=KeyRates(messages=8)))
+    send(running.parts.session(), 2, time.monotonic(), login="Bob")
+    for key, most in (("sender A@inside.example", 7), ("login bob", 8), ("clients 192.0.2.0/24", 9)):
+        answer = running.ask("explain", client=key)
+        assert [(row["used"], row["most"]) for row in answer["limits"]] == [(2, most)]
+        assert f"messages 2 of {most} in 600 s" in shown.explain(answer)
+    assert running.ask("explain", client="group none")["limits"] == []
+
+
 def test_forgive_takes_an_address_or_a_key_of_the_log(running: Running) -> None:
     send(running.parts.session("203.0.113.1"), 9)
     assert send(running.parts.session("203.0.113.1"), 9) == 0
@@ -118,8 +143,11 @@ def test_a_bad_reload_keeps_the_old_policy_and_status_says_so_until_a_good_one(r
         running.ask("reload")
     assert running.parts.messages("203.0.113.1") == 3
     assert not running.ask("status")["healthy"]
-    running.policy = Policy(limits=Base(messages=5), relay="other")
-    assert running.ask("reload") == {"reloaded": True, "at_next_start": ["relay"]}
+    running.policy = Policy(limits=Base(messages=5), relay="other", relays=3, exchange_key="/x")
+    for _ in range(2):
+        assert running.ask("reload") == {"reloaded": True, "at_next_start": ["relay", "exchange_key", "relays"]}
+    assert running.ask("status")["relay"] == Reports(1, running.parts.limits, running.parts.tallies,
+                                                     running.signals).make(0.0).origin.name == "relay"
     assert running.parts.messages("203.0.113.1") == 5
     assert running.ask("status")["healthy"]
 

@@ -99,6 +99,11 @@ def test_nothing_can_be_said_before_a_proper_offer(limits: Limits, said: bytes) 
         conversation(limits, (OFFER,)).hear(mail())
 
 
+@pytest.mark.parametrize("before", [b"", mail() + ABORT, mail() + rcpt() + END])
+def test_an_end_of_a_message_that_nothing_was_reserved_for_is_no_accept(limits: Limits, before: bytes) -> None:
+    assert answers(conversation(limits).hear(before + END))[-1] == "t"
+
+
 class Broken(Limits):
     """Limits with a bug."""
 

@@ -58,12 +58,12 @@ def counts(allowance: Allowance) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("address", "name", "expected"), [
-    ("203.0.113.1", "", {"messages": 20, "refused": 12}),
+    ("203.0.113.1", "", {"messages": 20, "recipients": 200, "refused": 12}),
     ("127.0.0.1", "", {"refused": 12}),
     ("192.0.2.9", "", {"messages": 50, "recipients": 1000, "refused": 12}),
     ("198.51.100.9", "", {"messages": 300, "recipients": 1000, "refused": 12}),
-    ("2001:db8:0:11::1", "", {"messages": 60, "refused": 12}),
-    ("203.0.113.1", "a.www.example.org", {"messages": 70, "refused": 12})])
+    ("2001:db8:0:11::1", "", {"messages": 60, "recipients": 600, "refused": 12}),
+    ("203.0.113.1", "a.www.example.org", {"messages": 70, "recipients": 700, "refused": 12})])
 def test_ze_filters_policy_keeps_its_meaning(
         directory: Directory, address: str, name: str, expected: dict[str, int]) -> None:
     assert counts(directory.client(ip_address(address), name)) == expected

@@ -33,6 +33,8 @@ def test_flags_are_enough(tmp_path: Path) -> None:
     policy = read_policy(config)
     assert (policy.relay, policy.socket, policy.limits.messages, policy.limits.window_s) == ("mx1", "unix:/run/mta/limits", 30, 600)
     assert written(config) == {"198.51.100.0/24": None, "2001:db8::/64": None, "198.51.100.20": 1500}
+    assert (policy.limits.recipients, policy.limits.recipients_per_message, policy.limits.refused_recipients) == (300, 100, 20)
+    assert (policy.client[1].recipients, policy.client[1].refused_recipients) == (15000, 1000)
     assert config.stat().st_mode & 0o777 == 0o640
     assert not config.with_name("policy.toml.new").exists()
 

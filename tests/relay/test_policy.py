@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 from egressguard_milter.decision import Standing
 from egressguard_milter.endpoint import parse_endpoint
-from egressguard_milter.mistakes import mistakes, read_policy
-from egressguard_milter.policy import Base, Checks, ClientRule, Policy, Rule, Tiers
+from egressguard_milter.mistakes import mistakes, read_control_path, read_policy
+from egressguard_milter.policy import LEVELS, RATES, Also, Base, Checks, ClientRule, Policy, Rule, Tiers
 from tests.broken_parts import broken_values, misspelt_keys, toml
-from tests.relay.parts import parts
+from tests.relay.parts import mail, parts, send
 
 Damage = Callable[[dict[str, Any]], Iterator[tuple[str, dict[str, Any]]]]
 HOST = Host("192.0.2.1")
@@ -215,8 +216,61 @@ def test_a_factor_of_its_own_for_a_limit_counts_for_that_limit_only() -> None:
     limits = parts(policy).limits
     allowance = limits.allowance(ip_address(HOST))
     _, (claim,), levels, _ = limits.scaled_under(allowance, State.SUSPECT)
-    assert [cap.most for cap in claim.caps] == [50, 10]
+    assert [cap.most for cap in claim.caps] == [50, 10, 10]  # the last one: refused recipients
     assert levels["recipients_per_message"] == 20
+
+
+def usual(verdict: State, *rules: ClientRule, base: Base | None = None) -> dict[str, int]:
+    """Every limit of a client under a verdict."""
+    limits = parts(Policy(limits=base or Base(), client=rules)).limits
+    scaled = limits.scaled_under(limits.allowance(ip_address(HOST)), verdict)
+    return {RATES[cap.kind]: cap.most for cap in scaled.claims[0].caps} | dict(scaled.levels)
+
+
+def test_by_default_recipients_are_limited_in_every_way_and_a_verdict_scales_each() -> None:
+    assert usual(State.CLEAN) == {"messages": 40, "recipients": 400, "refused_recipients": 20, "open_connections": 200,
+                                  "recipients_per_message": 100}
+    assert usual(State.COMPROMISED) == {"messages": 2, "recipients": 20, "refused_recipients": 1, "open_connections": 10,
+                                        "recipients_per_message": 5}
+
+
+def test_recipients_follow_the_messages_of_the_client_unless_something_is_said_of_them() -> None:
+    much = ClientRule(match=(HOST,), messages=1000, also=(Also(messages=5000),))
+    limits = parts(Policy(client=(much,))).limits
+    caps = limits.allowance(ip_address(HOST)).claim.caps
+    assert [(c.most, c.window_s) for c in caps if RATES[c.kind] == "recipients"] == [(10_000, 600.0), (50_000, 86400.0)]
+    assert usual(State.CLEAN, much, base=Base(recipients=300))["recipients"] == 300
+    assert "recipients" not in usual(State.CLEAN, replace(much, unlimited=("recipients",)))
+    assert "recipients" not in usual(State.CLEAN, ClientRule(match=(HOST,), unlimited=("messages",)))
+
+
+def test_a_compromised_client_gets_little_out_however_it_tries() -> None:
+    relay = parts(Policy(), {HOST: State.COMPROMISED})
+    got = 0
+    for _ in range(50):
+        session = relay.session(HOST)
+        if mail(session).accepted:
+            got += sum(session.recipient("outside.example", 0.0).accepted for _ in range(1000))
+            session.end_of_message(0.0)
+        session.close(0.0)
+    assert 0 < got <= 20
+    guesser = parts(Policy(), {HOST: State.COMPROMISED}).session(HOST)
+    mail(guesser)
+    guesser.recipient_refused(0.0)
+    assert guesser.recipient("outside.example", 0.0).limit == "refused_recipients"
+
+
+EVERYTHING_UNLIMITED = ClientRule(match=(HOST,), unlimited=(*RATES, *LEVELS))
+
+
+@pytest.mark.parametrize("base", [Base(), Base(unlimited=("messages", "recipients_per_message"))])
+def test_what_is_unlimited_is_limited_for_a_compromised_client(base: Base) -> None:
+    assert usual(State.CLEAN, EVERYTHING_UNLIMITED, base=base) == {"open_connections": 200}
+    assert usual(State.SUSPECT, EVERYTHING_UNLIMITED, base=base) == {"open_connections": 100}
+    assert usual(State.COMPROMISED, EVERYTHING_UNLIMITED, base=base) == usual(State.COMPROMISED)
+    assert usual(State.COMPROMISED, EVERYTHING_UNLIMITED, base=Base(messages=100, window_s=60.0))["messages"] == 5
+    relay = parts(Policy(limits=base, client=(EVERYTHING_UNLIMITED,)), {HOST: State.COMPROMISED})
+    assert send(relay.session(HOST), 5000) == 2
 
 
 def test_a_state_folder_is_beside_the_exchange_unless_it_is_said() -> None:
@@ -282,7 +336,23 @@ def test_every_limit_has_a_switch() -> None:
 
 
 def test_the_longest_window_is_kept() -> None:
-    from egressguard_milter.policy import Also, Rates
+    from egressguard_milter.policy import Rates
     assert Policy().horizon_s == 600.0
     shared = Rates(messages=9, also=(Also(messages=100, window_s=86400.0),))
     assert Policy(client=(ClientRule(match=("192.0.2.1",), shared=shared),)).horizon_s == 86400.0
+
+def test_the_commands_find_the_milter_of_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    for places in ('state = "/s"\n', "relay = 'mx1'  # ours\nexchange = \"sqlite:/x/y.db\"\n", ""):
+        path.write_text(places + "[limits]\nmessages = 3\n")
+        right = read_control_path(path)
+        for damage in ("recipients = \n", 'relay = "other"\n[[client\n', "\x00\x01\n", "messages = 4\n"):
+            path.write_text(places + "[limits]\nmessages = 3\n" + damage)
+            assert read_control_path(path) == right
+        path.write_bytes(path.read_bytes() + b"\xff\n")
+        assert read_control_path(path) == right
+    path.write_text('state = "relative"\nnonsense =\n')
+    with pytest.raises(ConfigError):
+        read_control_path(path)
+    with pytest.raises(ConfigError):
+        read_control_path(tmp_path / "absent")

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from egressguard.core.hosts import Host
@@ -19,6 +19,8 @@ HOST = Host("192.0.2.1")
 
 
 @given(st.text(max_size=2000))
+@example("%")
+@example("100%" * 500)
 def test_a_reply_is_one_bounded_line_with_every_percent_doubled(text: str) -> None:
     escaped = escape(text)
     assert re.fullmatch(r"[ -~]*", escaped)
