@@ -159,10 +159,6 @@ class Controller:
                        *self._exposures.total, alerts_pending, on_trial=self._enforcement.on_trial,
                        pulse=pulse)
 
-    def hosts_remembered(self) -> int:
-        """How many hosts this process keeps a verdict on."""
-        return len(self._judgement)
-
     def close(self, now_s: float) -> None:
         """Says good-bye in history. The table stays: a stopped daemon enforces as a running one does."""
         with self._noting({}, "database"):

@@ -32,7 +32,6 @@ SETTLE_S = (0.01, 0.02)
 LOOK_S = 2.0  # at most so often into the sets that packets write
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
 NOTHING: frozenset[Element] = frozenset()
-NO_ELEMENTS: Sets = {name: frozenset() for name in ROUTER.configured}
 LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
 ELEMENTS = "set elements differed"
 

@@ -43,7 +43,7 @@ def put(db: sqlite3.Connection, weighed: Weighed) -> None:
         (relay, host, epoch, sequence, c.accepted, c.deferred, c.recipients, c.refused_recipients, c.senders,
          c.domains) for relay, host, epoch, sequence, c in rows))
     if weighed.volumes:
-        _add(db, weighed.volumes, None)
+        add_volumes(db, weighed.volumes)
 
 
 def weighed_reports(database: Database) -> dict[str, Report]:
@@ -61,15 +61,10 @@ def weighed_reports(database: Database) -> dict[str, Report]:
     return {relay: Report(origin, 0.0, clients[relay]) for relay, origin in origins.items()}
 
 
-def add_volumes(database: Database, volumes: Mapping[Host, Volume], window: int | None = None) -> None:
+def add_volumes(db: sqlite3.Connection, volumes: Mapping[Host, Volume], window: int | None = None) -> None:
     """Adds what relays have reported to the present window of ten minutes of wall time (or to `window`, in
-    such windows since 1970), and drops what is too old or too much. Raises DatabaseError.
+    such windows since 1970), and drops what is too old or too much: in the transaction of `db`.
     """
-    with database.transaction() as db:
-        _add(db, volumes, window)
-
-
-def _add(db: sqlite3.Connection, volumes: Mapping[Host, Volume], window: int | None) -> None:
     now = db.execute(f"SELECT CAST(strftime('%s', 'now') AS INTEGER) / {WINDOW_S}").fetchone()[0]
     db.executemany(
         "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (host, window) DO UPDATE SET"

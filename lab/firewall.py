@@ -7,8 +7,8 @@ from typing import Self
 
 from egressguard.config import read_site
 from egressguard.core import plan, policy
-from egressguard.core.ruleset import Element, Fields
-from egressguard.enforcement import NO_ELEMENTS
+from egressguard.core.ruleset import Element, Fields, Sets
+from egressguard.core.tables import ROUTER
 from egressguard.kernel import nft
 from egressguard.kernel.netlink import FAMILIES, Netlink
 from egressguard.kernel.sets import read_counters, read_elements
@@ -40,7 +40,8 @@ class Firewall:
         elements = ""
         if config is not None:
             site = read_site(config)
-            elements = plan.transaction(plan.diff(NO_ELEMENTS, policy.desired(site.settings, site.uids)))
+            nothing: Sets = {name: frozenset() for name in ROUTER.configured}
+            elements = plan.transaction(plan.diff(nothing, policy.desired(site.settings, site.uids)))
         self.change(f"flush ruleset\n{text}\n{elements}\n{more}\n")
 
     def change(self, text: str) -> None:

@@ -58,7 +58,7 @@ UNIT
 software() {
     case $role in
         router) ours egressguard ;;
-        relay) ours egressguard-milter; debian "$(exchange_server)-server"; postfix ;;
+        relay) ours egressguard-milter; debian "$(script/exchange-server)"; postfix ;;
         mailserver | web2) postfix ;;
         web1) debian sendmail-bin sendmail-cf m4 ;;
         outside) postfix ;; # for its smtp-sink
@@ -182,15 +182,11 @@ reaches_exchange() {
 }
 
 # Debian 13 has Valkey, Debian 12 has Redis.
-exchange_server() {
-    # shellcheck source=/dev/null
-    [ "$(. /etc/os-release; echo "${VERSION_ID:-12}")" -ge 13 ] && echo valkey || echo redis
-}
-
 # Where router and relay leave messages for each other: on the relay, reachable by the lab's machines alone.
 exchange_service() {
     address=$(python -m lab.machine exchange)
-    server=$(exchange_server)
+    server=$(script/exchange-server)
+    server=${server%-server}
     sed -i "s/^bind .*/bind $address/; s/^protected-mode .*/protected-mode no/; s/^save .*/save \"\"/" "/etc/$server/$server.conf"
     systemctl enable --quiet "$server-server"
     systemctl restart "$server-server"

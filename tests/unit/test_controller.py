@@ -288,11 +288,11 @@ def test_a_damaged_table_is_replaced(router: Router) -> None:
 def test_memory_of_hosts_is_bounded(router: Router) -> None:
     router.kernel.packet(WEB, "203.0.113.1")
     router.round()
-    assert router.controller.hosts_remembered() == 1
+    assert len(router.controller._judgement) == 1
     router.kernel.flush()
     router.round()
     router.round(100.0)
-    assert router.controller.hosts_remembered() == 0
+    assert len(router.controller._judgement) == 0
 
 
 def test_new_settings_are_applied_as_a_difference(router: Router) -> None:

@@ -77,9 +77,10 @@ def site(tmp_path: Path) -> Path:
     config.write_text(f'database = "{tmp_path}/d.db"\n' + SITE.read_text())
     database = Database(tmp_path / "d.db", "boot")
     for n in range(200):
-        add_volumes(database, {Host("198.51.100.11"): Volume(5 + (n % 40 == 0) * 60, 0, 6, 0),
-                               Host("198.51.100.12"): Volume(3, 0, 3, 0),
-                               Host("192.0.2.10"): Volume(500, 0, 500, 0)}, 10**9 + n)
+        with database.transaction() as db:
+            add_volumes(db, {Host("198.51.100.11"): Volume(5 + (n % 40 == 0) * 60, 0, 6, 0),
+                             Host("198.51.100.12"): Volume(3, 0, 3, 0),
+                             Host("192.0.2.10"): Volume(500, 0, 500, 0)}, 10**9 + n)
     database.close()
     return config
 
