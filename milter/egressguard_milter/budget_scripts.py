@@ -9,11 +9,13 @@ what it said before.
 from egressguard_milter.alone import GOES_ON_S
 
 # Begins a session: whatever an earlier connection of this relay still sends is refused from now on. Whoever
-# knows the present life from another server has followed a failover, and the last writes may be lost there.
+# knows the present life from another server has followed a failover, and the last writes may be lost there;
+# whoever knows a later one than there is has found a copy of the past.
 GREET = """
 local t = redis.call('TIME')
 local life = redis.call('GET', KEYS[1])
-if not life or (life == ARGV[4] and ARGV[5] == '1') then
+local function born(which) return tonumber(string.match(which, ' (%d+)$') or '-1') end
+if not life or (life == ARGV[4] and ARGV[5] == '1') or (life ~= ARGV[4] and born(life) <= born(ARGV[4])) then
     life = ARGV[3] .. ' ' .. (t[1] * 1000 + math.floor(t[2] / 1000))
     redis.call('SET', KEYS[1], life)
     redis.call('DEL', KEYS[2])

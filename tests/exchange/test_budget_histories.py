@@ -146,3 +146,26 @@ def test_after_a_failover_everything_is_said_again(client: Redis, monkeypatch: p
     assert passed_by_a_failover(client, monkeypatch) == 12
     change("GREET", "(life == ARGV[4] and ARGV[5] == '1')", "false")(monkeypatch)
     assert passed_by_a_failover(client, monkeypatch) > 12, "the mutant"
+
+
+def passed_on_an_old_copy(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How much of a limit of 12 passes when the replica that is promoted is from before the server forgot."""
+    world, one, other = two_relays(client, monkeypatch)
+    world.server.replicate()
+    world.pass_time(1.0)
+    world.server.forget()
+    world.server.set_clock(world.now_s)
+    for relay in (one, other) * 2:
+        relay.tend()
+    passed = sum(world.begin(one, (OTHER,)) for _ in range(12))
+    world.server.fail_over()
+    world.server.set_clock(world.now_s)
+    for relay in (other, other):
+        relay.tend()
+    return passed + sum(other.ledger.reserve([OTHER], world.now_s).__class__ is Hold for _ in range(12))
+
+
+def test_a_copy_of_the_past_is_not_believed(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passed_on_an_old_copy(client, monkeypatch) == 12
+    change("GREET", "(life ~= ARGV[4] and born(life) <= born(ARGV[4]))", "false")(monkeypatch)
+    assert passed_on_an_old_copy(client, monkeypatch) > 12, "the mutant"

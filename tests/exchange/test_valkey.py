@@ -15,7 +15,7 @@ from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.exchange_url import ServerPlace, parse
 from egressguard.core.verdict import State
 from egressguard.exchange import Exchange, open_exchange
-from egressguard.exchange.hedged import SILENT_S
+from egressguard.exchange.hedged import SILENT_S, Hedged
 from egressguard.exchange.line import CALL_S, SYN_EVERY_S
 from egressguard.exchange.valkey import ValkeyStore, packed, unpacked
 from egressguard_milter.account import Kind, Pool
@@ -346,3 +346,35 @@ def test_several_servers_that_say_nothing_cost_one_deadline_together(monkeypatch
 def test_a_server_behind_one_that_says_nothing_is_found(server: Server) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ValkeyStore(ServerPlace((("127.0.0.1", silent.getsockname()[1]), ("127.0.0.1", server.port)), False)).close()
+
+
+LOSES_EVERY_QUESTION = LOSES_EVERY_OTHER_QUESTION.replace("numgen inc mod 2 == 0 ", "")
+
+
+def document_after_an_outage(server: Server, here: Namespace) -> str | None:
+    """What stands there in the end, when one was lost and a second one was left."""
+    store = here.call(ValkeyStore, ServerPlace(((server.address, server.port),), False))
+    here.run(["nft", "-f", "-"], stdin=LOSES_EVERY_QUESTION)
+    with pytest.raises(ExchangeError):
+        here.call(store.put, "bulletin", "r1", "the old one")
+    here.run(["nft", "delete table inet lossy"])
+    deadline_s, left = time.monotonic() + 20, False
+    while not left and time.monotonic() < deadline_s:
+        with suppress(ExchangeLateError):
+            here.call(store.put, "bulletin", "r1", "the new one")
+            left = True
+    time.sleep(1.5)  # by now the kernel has sent again whatever it still has
+    found = here.call(server.command, "GET", "egressguard:bulletin:r1")
+    store.close()
+    return found.decode() if found else None
+
+
+@pytest.mark.usefixtures("root")
+def test_what_an_outage_held_back_does_not_replace_what_was_left_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("egressguard.exchange.line.CALL_S", 0.3)
+    with Namespace("lossy") as here:
+        here.ip("link set lo up")
+        with Server(port=6379, namespace=here) as server:
+            assert document_after_an_outage(server, here) == "the new one"
+            monkeypatch.setattr(Hedged, "_give_up", lambda self, one: None)
+            assert document_after_an_outage(server, here) == "the old one", "the mutant"
