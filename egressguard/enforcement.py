@@ -6,21 +6,20 @@ Every comparison is level-triggered: it looks at what is there, not at what was 
 import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import replace
 from time import monotonic, sleep
 
 from egressguard.config import Site
-from egressguard.core import connections, plan, trial, wanted
+from egressguard.core import connections, plan, wanted
 from egressguard.core.connections import Connection
 from egressguard.core.errors import DatabaseError, KernelError
 from egressguard.core.exposure import EVERYTHING, Deviation, joined, loose
 from egressguard.core.orders import Order
 from egressguard.core.plan import Changes
-from egressguard.core.ruleset import LEASED, TABLE, Element, Leases, Sets
+from egressguard.core.ruleset import LEASED, TABLE, Sets
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
-from egressguard.core.wanted import Here
 from egressguard.database import Database
-from egressguard.kernel import Kernel, Ruleset, cgroups, incarnation
+from egressguard.desired import Desired
+from egressguard.kernel import Kernel, Ruleset, incarnation
 from egressguard.kernel.rules_file import RulesFile, rules_of
 from egressguard.last_good import LastGood
 
@@ -31,7 +30,6 @@ OWNER_S, OWNER_LOOK_S = 10.0, 0.1
 SETTLE_S = (0.01, 0.02)
 LOOK_S = 2.0  # at most so often into the sets that packets write
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
-NOTHING: frozenset[Element] = frozenset()
 LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
 ELEMENTS = "set elements differed"
 
@@ -48,8 +46,8 @@ class Enforcement:
 
     def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str,
                  last_good: LastGood | None = None, table: Table = ROUTER) -> None:
-        self.site = site
         self.table = table
+        self._desired = Desired(site, kernel, database, table)
         self.incarnation = ""
         self.last_good = last_good
         self.kernel, self._database, self._boot = kernel, database, boot
@@ -62,48 +60,29 @@ class Enforcement:
         self._generation = self._looked_at = -1
         self._looked_s = float("-inf")
         self.standing: list[Order] = []
-        self._former: Site | None = None
-        self._ends_s = 0.0
         self._existing: object = None
         self._compared_s = float("-inf")
-        self._wanted: tuple[Here, Sets] | None = None
         self._unnoticed: tuple[Deviation, float] | None = None  # and when all was right last
+
+    @property
+    def site(self) -> Site:
+        """The configuration that is enforced."""
+        return self._desired.site
+
+    @site.setter
+    def site(self, site: Site) -> None:
+        self._desired.site = site
 
     def changes(self, now_s: float, lost: Collection[str] = ()) -> Changes:
         """What differs from what should be there, now; the whole of it when the table is missing. Sets that
         are to be made anew are `lost`.
         """
-        return self._differing(now_s, lost) if self.loaded() else self._all_changes(now_s)
-
-    def _differing(self, now_s: float, lost: Collection[str] = ()) -> Changes:
-        """The same for a table that is loaded."""
-        have: Sets = {name: NOTHING if name in lost else found for name, found in self.kernel.sets().items()}
-        leases = {name: {} if name in lost else found for name, found in self.kernel.leases().items()}
-        standing = self._standing(now_s)
-        here = self._here()
-        ordered = leases if standing is None else wanted.leases(self.table, standing, here)
-        changes = self._timed(plan.diff(have, self._elements(here)), self.kernel.lasting(), here, now_s)
-        return (*changes, *plan.lease_diff(leases, ordered))
-
-    def _elements(self, here: Here) -> Sets:
-        """What the configured sets should hold: worked out once for each configuration, for it may name a
-        hundred thousand hosts.
-        """
-        if self._wanted is None or self._wanted[0].settings is not here.settings or self._wanted[0] != here:
-            self._wanted = here, wanted.elements(self.table, here)
-        return self._wanted[1]
-
-    def _timed(self, changes: Changes, lasting: Leases, here: Here, now_s: float) -> Changes:
-        """What a trial adds ends by itself; what was confirmed, or was there before, does not."""
-        want, temporary = self._elements(here), Leases()
-        if self._former is not None:
-            former = replace(here, settings=self._former.settings, uids=self._former.uids)
-            temporary = trial.temporary(want, wanted.elements(self.table, former), self._ends_s - now_s)
-        return trial.timed(changes, want, lasting, temporary)
+        desired = self._desired
+        return desired.differing(now_s, lost) if self.loaded() else desired.everything(now_s)
 
     def adopt(self, site: Site, former: Site | None = None, ends_s: float = 0.0) -> None:
         """Enforces `site` from the next comparison on; with `former`, on trial until `ends_s`."""
-        self.site, self._former, self._ends_s = site, former, ends_s
+        self._desired.site, self._desired.former, self._desired.ends_s = site, former, ends_s
         self._compared_s = float("-inf")
 
     @property
@@ -115,26 +94,7 @@ class Enforcement:
     @property
     def on_trial(self) -> bool:
         """Whether the configuration may be taken back."""
-        return self._former is not None
-
-    def _all_changes(self, now_s: float) -> Changes:
-        """Every element, for a table that is made anew."""
-        here = self._here()
-        ordered = wanted.leases(self.table, self._standing(now_s) or [], here)
-        nothing: Leases = {name: {} for name in self.table.leased}
-        changes = plan.diff({name: frozenset() for name in self.table.configured}, self._elements(here))
-        return (*self._timed(changes, {}, here, now_s), *plan.lease_diff(nothing, ordered))
-
-    def _here(self) -> Here:
-        """The site, and what exists now of what it names by pattern."""
-        ports = self.kernel.ports() if self.table is BRIDGE else {}
-        groups = cgroups.existing(self.site.settings.own.cgroups) if self.table is ROUTER else ()
-        return Here(self.site.settings, self.site.uids, ports, groups)
-
-    def _exists(self) -> object:
-        """What comes and goes on this machine without anybody's doing wrong."""
-        here = self._here()
-        return here.ports, cgroups.numbers(here.cgroups)
+        return self._desired.former is not None
 
     def stands(self) -> bool:
         """Whether there is something to stand on: one of the last line's interfaces must exist."""
@@ -145,14 +105,6 @@ class Enforcement:
         existing = self.kernel.interfaces() if self.table is LAST_LINE else frozenset()
         return rules_of(self.site.settings, self.site.rules, self.table, existing)
 
-    def _standing(self, now_s: float) -> list[Order] | None:
-        """The standing orders; None while the database cannot tell: then leases are left to end alone."""
-        try:
-            return self._database.orders(now_s)
-        except DatabaseError as error:
-            log.error("orders are not known, leases stay as they are: %s", error)
-            return None
-
     def beside(self) -> list["Enforcement"]:
         """Those of the tables beside the router's that the configuration asks for."""
         asked = wanted.tables(self.site.settings)[1:] if self.table is ROUTER else ()
@@ -162,7 +114,8 @@ class Enforcement:
                     self.site, self.kernel.beside(table), self._database, self._boot,
                     self.last_good if table is BRIDGE else None, table)
             other = self._beside[table.family]
-            other.site, other._former, other._ends_s = self.site, self._former, self._ends_s
+            mine, its = self._desired, other._desired
+            its.site, its.former, its.ends_s = mine.site, mine.former, mine.ends_s
         return [self._beside[table.family] for table in asked]
 
     def _each_beside(self, do: Callable[["Enforcement"], Deviation | None]) -> list[Deviation]:
@@ -263,12 +216,12 @@ class Enforcement:
         if self.owned_elsewhere():
             self._await_owner(lambda at_s: self._as_wanted(expected, at_s), now_s)
         elif before is not None and (reason := self._replaced(before, rules)):
-            self.kernel.rebuild(rules, self._all_changes(now_s))
+            self.kernel.rebuild(rules, self._desired.everything(now_s))
             why += f"; {reason} and was replaced; what it had counted since the last round is lost"
         else:
             why += self._load_over(before, rules, expected, now_s)
         self._verify(expected, now_s)
-        self._existing = self._exists()
+        self._existing = self._desired.exists()
         self._keep(now_s)
         log.info("loaded rules=%s why=%r", rules, why)
         self.uncut = self.uncut or "not tried yet"  # what was there before may have let more through
@@ -295,7 +248,7 @@ class Enforcement:
             if before is None:
                 raise
             log.error("the table is damaged and is replaced, its counts are lost: %s", error)
-            self.kernel.rebuild(rules, self._all_changes(now_s))
+            self.kernel.rebuild(rules, self._desired.everything(now_s))
             return "; the table was damaged and was replaced, its counts are lost"
         return ""
 
@@ -317,7 +270,7 @@ class Enforcement:
         for a time: its time may be over by then. The daemon gives back what is left of it.
         """
         if self.last_good is not None and not self.on_trial:  # no boot begins with what is on trial
-            lasting = [c for c in self._all_changes(now_s) if c.set_name not in LOOSENING_LEASES]
+            lasting = [c for c in self._desired.everything(now_s) if c.set_name not in LOOSENING_LEASES]
             self.last_good.keep(f"{self.rules().text()}{plan.transaction(tuple(lasting), self.table)}",
                                 self.table.family)
 
@@ -357,7 +310,7 @@ class Enforcement:
         """
         generation = self.kernel.generation()
         look = generation != self._looked_at and now_s - self._looked_s >= LOOK_S
-        standing = self._standing(now_s)
+        standing = self._desired.standing(now_s)
         before = [order.number for order in self.standing]
         numbers = before if standing is None else [order.number for order in standing]
         ordered = numbers != before
@@ -368,7 +321,7 @@ class Enforcement:
             self._good_s = now_s
             return None
         self.right_until_s, self.last_cut = self._good_s, []
-        existed, self._existing = self._existing, self._exists()
+        existed, self._existing = self._existing, self._desired.exists()
         ordered |= existed != self._existing
         wrong = self._put_right(now_s)
         if ordered and wrong and wrong.text == ELEMENTS:
@@ -413,7 +366,7 @@ class Enforcement:
         if missing:
             self._load(now_s, f"interface {', '.join(sorted(missing))} has appeared")
             return None
-        changes = self._differing(now_s)
+        changes = self._desired.differing(now_s)
         if changes:
             log.warning("set elements differed:\n%s", plan.transaction(changes, self.table))
             self.kernel.apply(changes)

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from egressguard.core.plan import Change, Changes
 from egressguard.core.ruleset import Element, Fields
 from egressguard.core.tables import Specs
+from egressguard.kernel.fields import decoder
 from egressguard.kernel.netlink import Netlink, NoSuchEntry, attributes
-from egressguard.kernel.sets import ELEM_KEY, ELEM_TIMEOUT, decoder, read_payloads, value_of
+from egressguard.kernel.sets import ELEM_KEY, ELEM_TIMEOUT, read_payloads, value_of
 
 _NAMED = struct.pack("=HH", 12, ELEM_TIMEOUT)  # how such an attribute begins
 
