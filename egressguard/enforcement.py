@@ -15,7 +15,7 @@ from egressguard.core.errors import DatabaseError, KernelError
 from egressguard.core.exposure import EVERYTHING, Deviation, joined, loose
 from egressguard.core.orders import Order
 from egressguard.core.plan import Changes
-from egressguard.core.ruleset import LEASED, TABLE, Sets
+from egressguard.core.ruleset import LEASED, TABLE
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
 from egressguard.database import Database
 from egressguard.desired import Desired
