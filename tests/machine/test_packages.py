@@ -130,7 +130,7 @@ def _test_the_alerts(machine: Machine) -> None:
     assert tested.splitlines() == [f"{channel}: delivered by the daemon" for channel in ("webhook", "command")]
     machine.run("sh", "-c", "printf '#!/bin/sh\\n' >/root/on-alert; chmod 755 /root/on-alert")
     machine.run("sed", "-i", "s,/usr/local/bin/on-alert,/root/on-alert,", "/etc/egressguard/egressguard.toml")
-    machine.run("systemctl", "reload", "egressguard")
+    _reload(machine)
     done = machine.execute("egressguard", "notify", "--test")
     assert (done.returncode, done.stdout) == (4, "webhook: delivered by the daemon\n"), "ProtectHome= hides /root"
     assert "command: " in done.stderr
@@ -141,7 +141,13 @@ def _test_the_alerts(machine: Machine) -> None:
     machine.run("systemctl", "start", "egressguard")
     machine.run("rm", "/root/on-alert")
     machine.run("sed", "-i", "/^command = /d", "/etc/egressguard/egressguard.toml")
+    _reload(machine)
+
+
+def _reload(machine: Machine) -> None:
+    """Returns once the new [notify] is in force: a reload is a signal, and a change of the file right after it counts, too."""
     machine.run("systemctl", "reload", "egressguard")
+    wait_until(lambda: "reload it first" not in machine.execute("egressguard", "notify", "--test").stderr, "the reload")
 
 
 def _try_out(machine: Machine) -> None:
