@@ -204,8 +204,10 @@ def test_the_administrator_sees_explains_and_forgives_a_client_and_a_restart_kee
     assert (status["healthy"], status["accepted"], status["deferred"]) == (True, 2, 2)
     (row,) = command("clients")["clients"]
     assert (row["client"], row["deferred"], row["recipients"]) == ("192.0.2.1", {"messages": 2}, 2)
-    (limit,) = command("explain", "192.0.2.1")["limits"]
-    assert limit == {"limit": "messages", "used": 2, "most": 2, "window_s": 600.0, "source": "limits"}
+    limits = {limit["limit"]: limit for limit in command("explain", "192.0.2.1")["limits"]}
+    assert limits["messages"] == {"limit": "messages", "used": 2, "most": 2, "window_s": 600.0, "source": "limits"}
+    assert {name: (limit["used"], limit["most"]) for name, limit in limits.items()} \
+        == {"messages": (2, 2), "recipients": (2, 20), "refused_recipients": (0, 20)}
     assert command("forgive", "192.0.2.1")["forgiven"]
     assert client.send(1) == [250]
     milter.process.kill()

@@ -69,6 +69,37 @@ def test_a_socket_left_by_a_killed_instance_is_taken_over(site: Site, tmp_path: 
     site.start(unix_policy(site, path)).wait_for_log("event=started")
 
 
+def test_a_reload_of_a_file_that_is_no_toml_is_refused_and_said_by_the_milter(site: Site, tmp_path: Path) -> None:
+    good = unix_policy(site, tmp_path / "milter.sock") + "[limits]\nmessages = 40\n"
+    milter = site.start(good)
+    milter.wait_for_log("event=started")
+    config = site.folder / "milter-0/policy.toml"
+
+    def ask(*words: str) -> tuple[int, str]:
+        done = subprocess.run([COMMAND, *words, "--config", config], capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    config.write_text(good + "recipients = \n")
+    code, text = ask("reload")
+    assert code == 1
+    assert "the old policy holds" in text
+    milter.wait_for_log("event=reload_refused")
+    assert ask("status")[0] == 2
+    assert "the last reload was refused" in ask("status")[1]
+    assert ask("explain", "192.0.2.1")[0] == ask("forgive", "192.0.2.1")[0] == 0
+    config.write_text(good)
+    assert ask("status")[0] == 2, "the file is right again, but was not read"
+    assert ask("reload")[0] == ask("status")[0] == 0
+
+
+def test_a_folder_of_the_exchange_that_is_not_there_is_not_made_and_named(site: Site, tmp_path: Path) -> None:
+    milter = site.start(f'socket = "unix:{tmp_path}/milter.sock"\nexchange = "sqlite:{tmp_path}/nowhere/x/exchange.db"\n')
+    milter.wait_for_log("event=started")
+    assert f"there is no folder {tmp_path}/nowhere/x: make it, or correct the path" in milter.log
+    assert "event=counts_not_durable" in milter.log
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_socket_that_was_removed_or_replaced_is_a_fault(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "milter.sock"
     milter = site.start(unix_policy(site, path))

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 from egressguard.exchange import Exchange, open_exchange
 from egressguard_milter.link import RETRY_S, Link
-from egressguard_milter.policy import Base, Policy, Rule, Tiers
+from egressguard_milter.policy import Base, ClientRule, Policy, Rule, Tiers
 from egressguard_milter.reports import MAX_CLIENTS, MAX_PERIOD_S, Reports
 from egressguard_milter.signals import Change, Signals
 from egressguard_milter.watch import Watch
@@ -156,6 +157,16 @@ def test_an_absent_exchange_means_base_limits_and_is_said_once(
     assert relay.limit(110.0 + RETRY_S) == 4
     events = [r.getMessage().split()[0] for r in caplog.records]
     assert events == ["event=exchange_unavailable", "event=exchange_available", "event=tier"]
+
+
+def test_the_log_says_the_limit_of_a_client_that_a_rule_names_by_its_host_name(
+        path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    relay, router = Relay(path), Router(path)
+    relay.limits.use(replace(relay.limits.policy, client=(ClientRule(match=("web.example.org",), messages=500),)))
+    relay.parts.session(HOST, "web.example.org")
+    router.exchange.publish(bulletin(1, h1=State.COMPROMISED))
+    relay.watch.step(100.0)
+    assert any("event=tier" in r.getMessage() and "limit=50" in r.getMessage() for r in caplog.records)
 
 
 def test_a_verdict_lapses_although_the_exchange_is_gone(path: Path) -> None:

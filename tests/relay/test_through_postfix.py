@@ -146,6 +146,7 @@ def test_without_an_exchange_the_base_limit_holds_and_a_later_one_is_found(site:
     assert site.relay.client("192.0.2.2").send(4) == [250] * 3 + [451]
     assert milter.log.count("event=exchange_unavailable") == 1
     site.exchange_path.parent.unlink()
+    site.exchange_path.parent.mkdir()
     site.publish(600.0, h1=State.COMPROMISED)
     milter.wait_for_log("tier=tightened")
     assert site.relay.client("192.0.2.1").send(2) == [250, 451]
