@@ -226,7 +226,7 @@ class Controller:
         with self._noting(faults, "sinkhole"):
             counting.proofs.listen(self._settings.sinkhole)
             found.append(counting.proofs.taken(*found))
-        return attempts.joined(found, inventory.machine_of)
+        return attempts.joined(found, inventory.machine_of, inventory.unjudged)
 
     def _record(self, now_s: float) -> None:
         """Writes down what is due. Raises DatabaseError."""

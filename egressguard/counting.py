@@ -83,13 +83,13 @@ class Counting:
         if sample is None:
             return {}
         grown = self._grown = attempts.grown(self._baseline, sample)
-        for key in inventory.canary:
+        for key in inventory.unjudged:
             grown.pop(key, None)
         waits = self._patient(sample, inventory, queued, now_s)
         self._waiting.put(grown, waits)
         chosen = {key: by for key, by in grown.items() if key not in waits}
         found = attempts.between(self._baseline, sample, chosen)
-        for key in found.keys() & inventory.canary:
+        for key in found.keys() & inventory.unjudged:
             del found[key]
         self._baseline, self._moved = attempts.advance(self._baseline, sample), True
         return found

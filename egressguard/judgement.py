@@ -184,10 +184,14 @@ class Judgement:
             self._later.pop(host, None)
         return gone
 
-    def states(self, machine_of: Mapping[Host, Host]) -> dict[Host, State]:
-        """The state of every host that is not clean, under every key of its machine."""
+    def states(self, machine_of: Mapping[Host, Host], senders: frozenset[Host] = frozenset()
+               ) -> dict[Host, State]:
+        """The state of every host that is not clean, under every key of its machine; without the keys of
+        `senders`, which a relay would take for the senders themselves.
+        """
         if self._states is None:
-            self._states = states_by_key(self._bad.values(), machine_of)
+            self._states = {key: state for key, state in states_by_key(self._bad.values(), machine_of).items()
+                            if key not in senders}
         return self._states
 
     def causes(self, machine_of: Mapping[Host, Host]) -> dict[Host, str]:

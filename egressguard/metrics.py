@@ -54,6 +54,8 @@ COUNTERS = {
     "egressguard_blocked_packets": ("blocked", "Packets towards SMTP ports that were refused"),
     "egressguard_quarantined_packets": ("quarantined", "Packets of quarantined hosts"),
     "egressguard_spoofed_packets": ("spoofed", "Refused packets with a forged source"),
+    "egressguard_transit_packets": ("transit", "Refused packets from interfaces that are not inside"),
+    "egressguard_unasked_packets": ("unasked", "SYN-ACKs of mail servers that no connection asked for"),
     "egressguard_odd_packets": ("odd", "Refused packets whose port cannot be read"),
     "egressguard_tunnel_packets": ("tunneled", "Packets towards the outside that can hide SMTP; they pass"),
 }

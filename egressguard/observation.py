@@ -150,7 +150,7 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
         changes=(*plan.diff(sets, elements(kind, here)), *kernel.planted()), sets=sets,
         sample=kernel.sample(at_s).without(site.settings.canary_keys()), leases=kernel.leases(),
         sender_macs=kernel.sender_macs(), counted=_counted(kernel, site.settings), kind=kind,
-        devices=ruleset.devices)
+        devices=ruleset.devices, transit=kernel.transit())
 
 
 def _neighbours(kernel: Netfilter, found: Iterable[Table | None], faults: dict[str, str]) -> Macs:

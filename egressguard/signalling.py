@@ -77,7 +77,7 @@ class Signalling:
         try:
             if self._exchange is None:
                 self._exchange = self._connect()
-            states = judgement.states(inventory.machine_of)
+            states = judgement.states(inventory.machine_of, inventory.senders)
             if self._published is None or self._due(states, settings.signal_lifetime_s, now_s):
                 self._publish(self._exchange, states, judgement.causes(inventory.machine_of),
                               settings.signal_lifetime_s, now_s)
@@ -111,7 +111,8 @@ class Signalling:
     def _hear(self, inventory: Inventory, router: str) -> None:
         self._heard, told = self._heard.hear(
             (lease.document for lease in self._bulletins.leases.values()), router)
-        self._told = shared.added(self._told, attempts.joined([told], inventory.machine_of))
+        self._told = shared.added(self._told, attempts.joined([told], inventory.machine_of,
+                                                              inventory.unjudged))
 
     def keep_marks(self, now_s: float) -> None:
         """Writes down now and then which documents were seen, so that after a restart none is new again.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container, Iterable
 
-from egressguard.core.attempts import Sample, Totals
+from egressguard.core.attempts import Sample, Totals, Transit
 from egressguard.core.connections import Connection
 from egressguard.core.errors import KernelError
 from egressguard.core.hosts import Host
@@ -77,6 +77,9 @@ class FakeKernel:
 
     def planted(self) -> Changes:
         return self.foreign
+
+    def transit(self) -> dict[str, Transit]:
+        return {}
 
     def sender_macs(self) -> dict[str, frozenset[str]]:
         return {}

@@ -16,6 +16,7 @@ from rich.table import Table as Grid
 
 from egressguard.config import read_site
 from egressguard.core import canary
+from egressguard.core.attempts import Transit
 from egressguard.core.health import (
     Finding,
     Health,
@@ -41,6 +42,7 @@ WORDS = {Health.HEALTHY: "healthy", Health.COMPROMISED: "a host is compromised",
 
 
 INTACT = {True: "intact", False: "EDITED", None: "not compared"}
+SHOWN = 3
 BESIDE = {"bridge": "bridge", "netdev": "last line"}
 
 
@@ -71,6 +73,7 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
         "rules_intact": seen.table.intact if seen.table else None,
         "kernel_age_s": round(seen.now_s - seen.table.sample.at_s, 3) if seen.table else None,
         "totals": asdict(seen.table.sample.totals) if seen.table else None,
+        "transit": {name: asdict(found) for name, found in sorted(_transit(seen).items())},
         "beside": {family: _beside_json(table) for family, table in seen.beside.items()},
         "permitted_senders": [list(e) for e in _senders(seen)], "orders": _leases(seen),
         "daemon": {"runs": seen.daemon_runs, "round_age_s": _age(seen, seen.round_at_s)},
@@ -155,14 +158,31 @@ def _summary(seen: Observation) -> Grid:
         grid.add_row("sender", f"{escape(name)} on {escape(interface)}: {', '.join(addresses)}")
     for kind, text in _happenings(seen):
         grid.add_row(kind, text)
+    _add_counts(grid, seen)
+    return grid
+
+
+def _add_counts(grid: Grid, seen: Observation) -> None:
     if seen.table is not None:
         t = seen.table.sample.totals
         fate = "that would be refused" if mode_of(seen) == "observe" else "refused"
         grid.add_row("counted", f"{t.attempts} attempts in {t.blocked} packets {fate}; "
                                 f"{t.spoofed} spoofed, {t.odd} odd")
+    for interface, found in sorted(_transit(seen).items()):
+        grid.add_row("not inside", escape(_transit_text(interface, found)))
     for family, table in seen.beside.items():
         grid.add_row(BESIDE[family], _beside(table))
-    return grid
+
+
+def _transit(seen: Observation) -> Mapping[str, Transit]:
+    return seen.table.transit if seen.table is not None else {}
+
+
+def _transit_text(interface: str, found: Transit) -> str:
+    first = sorted(found.hosts, key=lambda host: (-found.hosts[host], host))
+    more = f" and {len(first) - SHOWN} more" if len(first) > SHOWN else ""
+    by = f", lately of {', '.join(first[:SHOWN])}{more}" if first else ""
+    return f"{found.attempts} attempts came in by {interface}{by}"
 
 
 def _happenings(seen: Observation) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ gone. And an element with a timeout that has not been seen for as long as it liv
 in its place is new, even with the same value.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import compress
@@ -32,6 +32,8 @@ class Totals:
     attempts: int = 0
     quarantined: int = 0
     spoofed: int = 0
+    transit: int = 0
+    unasked: int = 0
     odd: int = 0
     tunneled: int = 0
     overflow: int = 0
@@ -44,6 +46,16 @@ class Totals:
     unread: int = 0
     counted: int = 0
     counted_overflow: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transit:
+    """What was tried from an interface that is not inside: how often within a day, and by whom within an
+    hour, as far as there was room. Nobody is judged by it.
+    """
+
+    attempts: int
+    hosts: Mapping[Host, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +210,13 @@ def _recorded(baseline: Baseline, sample: Sample) -> tuple[dict[Host, int], dict
     return recorded, again
 
 
-def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host, Host]
-           ) -> dict[Host, Attempts]:
-    """`evidence` of every table, with the keys of one machine added up under its first key."""
+def joined(evidence: Iterable[Mapping[Host, Attempts]], machine_of: Mapping[Host, Host],
+           unjudged: Collection[Host] = ()) -> dict[Host, Attempts]:
+    """`evidence` of every table, with the keys of one machine added up under its first key, and without those
+    that are held against nobody.
+    """
     result: dict[Host, Attempts] = {}
-    for key, found in (item for table in evidence for item in table.items()):
+    for key, found in (item for table in evidence for item in table.items() if item[0] not in unjudged):
         host = machine_of.get(key, key)
         result[host] = added(result[host], found) if host in result else found
     return result

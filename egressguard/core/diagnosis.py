@@ -197,5 +197,6 @@ def _containers(seen: Surroundings) -> Iterator[Finding]:
         if link.kind == "bridge" and link.addresses:
             yield note("containers", f"{link.name} ({', '.join(link.addresses)}) looks like a network of "
                         "containers or virtual machines behind masquerade", "they are forwarded, so they are "
-                        "blocked and counted, each under its own address",
-                        "nothing; give those that may send mail a [[sender]]")
+                        f"blocked, and counted for {link.name}, but not judged",
+                        f"name {link.name} in [[inside]] to have each judged under its own address; give "
+                        "those that may send mail a [[sender]]")

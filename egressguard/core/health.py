@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from egressguard.core.attempts import Sample
+from egressguard.core.attempts import Sample, Transit
 from egressguard.core.canary import Fate, Run
 from egressguard.core.documents import Report
 from egressguard.core.forgery import Forgery, Macs, forgeries
@@ -55,6 +55,7 @@ class Table:
     counted: Mapping[Host, int] = field(default_factory=dict)
     kind: Kind = ROUTER
     devices: frozenset[str] = frozenset()
+    transit: Mapping[str, Transit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

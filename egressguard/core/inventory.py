@@ -10,14 +10,16 @@ from egressguard.core.settings import Settings
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """`machine_of` leads from every key of a machine with several to its first, under which it is judged, and
-    `keys` back; `names` has every key. Nobody's attempts are the `canary`'s, and `senders` are meant to mail.
+    `keys` back; `names` has every key. `senders` are meant to mail: others are not told of them. `unjudged`
+    are keys whose attempts are held against nobody: the canary's, and senders' addresses, which others have
+    written on their packets (a neighbour in a sender's /64 is judged, as itself).
     """
 
     machine_of: Mapping[Host, Host]
     keys: Mapping[Host, tuple[Host, ...]]
     names: Mapping[Host, str]
     senders: frozenset[Host]
-    canary: frozenset[Host]
+    unjudged: frozenset[Host]
 
     def keys_of(self, machine: Host) -> tuple[Host, ...]:
         """Every key of a machine, the inventory's or a stranger."""
@@ -32,4 +34,4 @@ def inventory_of(settings: Settings) -> Inventory:
         keys.setdefault(machine, []).append(key)
     senders = frozenset(key for sender in settings.sender for key in hosts_of(sender.addresses))
     return Inventory(machine_of, {machine: tuple(found) for machine, found in keys.items()}, settings.names(),
-                     senders, settings.canary_keys())
+                     senders, settings.canary_keys() | {key for key in senders if ":" not in key})

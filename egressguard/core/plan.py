@@ -58,7 +58,8 @@ def lease_diff(have: Leases, want: Leases) -> Changes:
 LOOSENING = frozenset({"inside_if", "bridged_if", "other_port", "allow4", "allow6", "allow_mac4",
                        "allow_mac6", "own_uid", "own_cgroup", "own_to4", "own_to6", "group_observe4",
                        "group_observe6", "observed_family"})
-TIGHTENING = frozenset({"smtp_ports", "blocked_ports", "group_enforce4", "group_enforce6", "guarded_output"})
+TIGHTENING = frozenset({"shared_if", "smtp_ports", "blocked_ports", "group_enforce4", "group_enforce6",
+                        "guarded_output"})
 
 
 def too_loose(changes: Changes) -> list[str]:

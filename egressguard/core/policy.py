@@ -17,6 +17,7 @@ def desired(settings: Settings, uids: Iterable[int] = (), cgroups: Iterable[str]
     """
     return {
         "inside_if": frozenset((name,) for inside in settings.inside for name in inside.interfaces),
+        "shared_if": _shared(settings),
         "bridged_if": frozenset((bridge.name,) for bridge in settings.bridge),
         "tunnel_protocols": TUNNEL_PROTOCOLS,
         "observed_family": ALL_FAMILIES if settings.mode == "observe" else NO_FAMILY,
@@ -77,6 +78,12 @@ def sender_sets(settings: Settings, places: Callable[[Sender, Address], Iterable
             for place in places(sender, address):
                 allowed[name].add((place, str(address), *([sender.mac] if sender.mac else [])))
     return {name: frozenset(elements) for name, elements in allowed.items()}
+
+
+def _shared(settings: Settings) -> frozenset[Element]:
+    """The interfaces of each [[inside]] with several: behind which of them a sender lives the route tells."""
+    return frozenset((name,) for inside in settings.inside
+                     if len(inside.interfaces) > 1 and not inside.asymmetric for name in inside.interfaces)
 
 
 def group_sets(settings: Settings) -> Sets:

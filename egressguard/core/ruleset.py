@@ -43,6 +43,7 @@ CONFIGURED: dict[str, Fields] = {
     "own_to4": ("ipv4_addr",),
     "own_to6": ("ipv6_addr",),
     "inside_if": ("ifname",),
+    "shared_if": ("ifname",),
     "bridged_if": ("ifname",),
     "answer_drop": ("nf_proto",),
     "answer_prohibit": ("nf_proto",),
@@ -103,6 +104,12 @@ ATTEMPT_MACS: dict[str, Fields] = {
     "attempt_mac4": ("ipv4_addr", "ether_addr"),
     "attempt_mac6": ("ipv6_addr", "ether_addr"),
 }
+# Attempts from interfaces that are not inside: by interface, and by interface and host.
+TRANSIT_IF: dict[str, Fields] = {"transit_if": ("ifname",)}
+TRANSIT: dict[str, Fields] = {
+    "transit4": ("ifname", "ipv4_addr"),
+    "transit6": ("ifname", "ipv6_addr"),
+}
 # What the rules refuse without a second look; nobody reads them but to see whether somebody has written them.
 FLOODS: dict[str, Fields] = {
     "flood4": ("iface_index", "ether_addr", "ipv4_addr", "ipv4_addr"),
@@ -119,8 +126,8 @@ SENDER_MACS: dict[str, Fields] = {
 
 SMTP = "25"
 SMTP_PORTS = frozenset({(SMTP,)})
-# IP in IP, IPv6 in IP, GRE, AH, older ways of IP in IP, EtherIP, IPComp, L2TP, SCTP, mobility, MPLS in IP,
-# HIP, shim6, Ethernet (RFC 8986): what can hide TCP. ESP and UDP can too, but are too common to say anything.
+# IP in IP, IPv6 in IP, GRE, ESP, AH, older ways of IP in IP, EtherIP, IPComp, L2TP, SCTP, mobility,
+# MPLS in IP, HIP, shim6, Ethernet (RFC 8986): what can hide TCP. UDP can too, but is too common to say much.
 TUNNEL_PROTOCOLS = frozenset({(n,) for n in (
-    "4", "41", "47", "51", "94", "97", "98", "108", "115", "132", "135", "137", "139", "140", "143")})
+    "4", "41", "47", "50", "51", "94", "97", "98", "108", "115", "132", "135", "137", "139", "140", "143")})
 ALL_FAMILIES = frozenset({("ipv4",), ("ipv6",)})

@@ -20,10 +20,14 @@ SMTP_PORT = 25
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """Interfaces behind which hosts live, and the networks that live there."""
+    """Interfaces behind which hosts live, and the networks that live there.
+
+    Of several interfaces a sender must come by one that has a route to it; not where routing is `asymmetric`.
+    """
 
     interfaces: tuple[str, ...]
     networks: tuple[Network, ...]
+    asymmetric: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +170,21 @@ class Settings:
         return frozenset(hosts_of(self.canary.addresses))
 
     def names(self) -> dict[Host, str]:
-        """The name of every host that the configuration names, senders included."""
-        return {key: machine.name for _, machine in self.machines() for key in hosts_of(machine.addresses)}
+        """The name of every key that the configuration names; what is counted under a sender's /64 is
+        somebody else in it, since the sender itself may.
+        """
+        beside = {key: f"beside {sender.name}" for sender in self.sender
+                  for key in hosts_of(a for a in sender.addresses if a.version == 6)}
+        return {key: machine.name for _, machine in self.machines()
+                for key in hosts_of(machine.addresses)} | beside
 
     def machine_of(self) -> dict[Host, Host]:
         """Every key of a machine with several, mapped to its first: they are judged as one.
 
-        Otherwise a bot that was caught in IPv4 would start afresh in IPv6.
+        Otherwise a bot that was caught in IPv4 would start afresh in IPv6. A sender's are nobody's: what is
+        counted under them was sent by others, a neighbour in its /64 or whoever forges its address.
         """
-        several = (hosts_of(machine.addresses) for _, machine in self.machines())
+        several = (hosts_of(machine.addresses) for machine in self.host)
         return {key: keys[0] for keys in several if len(keys) > 1 for key in keys}
 
     def sender_name(self, address: str) -> str:

@@ -19,6 +19,8 @@ from egressguard.core.ruleset import (
     PROVED,
     SENDER_MACS,
     STRANGERS,
+    TRANSIT,
+    TRANSIT_IF,
     VERSION_CHAIN,
     Fields,
 )
@@ -45,6 +47,8 @@ class Table:
     sender_macs: Specs = field(default_factory=dict)
     counted: Specs = field(default_factory=dict)
     remembered: Specs = field(default_factory=dict)
+    transit: Specs = field(default_factory=dict)
+    transit_if: Specs = field(default_factory=dict)
 
     def older(self, chains: Iterable[str]) -> bool:
         """Whether `chains` are those of an earlier version of this table: what an upgrade finds."""
@@ -61,11 +65,11 @@ class Table:
         """The sets that only packets write; their elements have a timeout, which is the set's."""
         counted = {name: fields for name, fields in self.counted.items() if name not in self.configured}
         return {**self.strangers, **self.destinations, **self.attempt_macs, **self.sender_macs, **counted,
-                **self.remembered}
+                **self.remembered, **self.transit, **self.transit_if}
 
 
 ROUTER = Table(FAMILY, "egressguard.nft", VERSION_CHAIN, CONFIGURED, LEASED, INVENTORY, STRANGERS,
-               DESTINATIONS, ATTEMPT_MACS, SENDER_MACS, COUNTED, {**FLOODS, **PROVED})
+               DESTINATIONS, ATTEMPT_MACS, SENDER_MACS, COUNTED, {**FLOODS, **PROVED}, TRANSIT, TRANSIT_IF)
 
 # The bridge family names protocols by their Ethernet types. Answers are no matter of it, nor is this machine.
 _HOMES: dict[str, Fields] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from nftables import Nftables
 
-from egressguard.core.attempts import Sample, Totals
+from egressguard.core.attempts import Sample, Totals, Transit
 from egressguard.core.connections import Connection
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes, transaction
@@ -29,6 +29,7 @@ from egressguard.kernel.seam import Kernel
 from egressguard.kernel.sets import (
     StandingTexts,
     Texts,
+    host_key,
     read_counted,
     read_counters,
     read_counts,
@@ -148,6 +149,16 @@ class Netfilter:
     def neighbours(self, addresses: Container[str]) -> dict[str, frozenset[str]]:
         """The MACs that the neighbour table has for these addresses, as far as it knows them."""
         return read_neighbours(addresses)
+
+    def transit(self) -> dict[str, Transit]:
+        """What was tried from each interface that is not inside."""
+        hosts: dict[str, dict[Host, int]] = {}
+        for name, fields in self._table.transit.items():
+            for (interface, address), count in self._elements(name, fields).items():
+                hosts.setdefault(interface, {})[host_key(address)] = count
+        return {interface: Transit(count, hosts.get(interface, {}))
+                for name, fields in self._table.transit_if.items()
+                for (interface,), count in self._elements(name, fields).items()}
 
     def _macs(self, sets: Specs) -> dict[str, frozenset[str]]:
         found: dict[str, set[str]] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Iterable
 from typing import Protocol
 
-from egressguard.core.attempts import Sample, Totals
+from egressguard.core.attempts import Sample, Totals, Transit
 from egressguard.core.connections import Connection
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes
@@ -46,6 +46,9 @@ class Kernel(Protocol):
 
     def only_counted(self) -> dict[Host, int]:
         """SYNs per host to ports that are only counted."""
+
+    def transit(self) -> dict[str, Transit]:
+        """What was tried from each interface that is not inside."""
 
     def totals(self) -> Totals:
         """The named counters; cheap, whatever the sets hold."""

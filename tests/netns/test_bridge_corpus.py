@@ -48,7 +48,12 @@ def tagged(shape: Shape, *tags: int) -> Shape:
 
 SYN = Shape("SYN", lambda flow: [ip(flow, tcp(flow))])
 TAGGED = [tagged(shape, 0x8100) for shape in SHAPES]
-TWICE = [tagged(SYN, *tags) for tags in product((0x8100, 0x88A8), repeat=2)]
+# Where else an IP packet can hide: LLC with SNAP (its "type" is a length), NSH, TRILL, batman, HSR, PRP, VN-Tag.
+LLC = Shape("LLC and SNAP", lambda flow: [b"\xaa\xaa\x03\0\0\0\x08\0" + ip(flow, tcp(flow))], ether_type=48)
+ARP = Shape("ARP", lambda flow: [bytes(28)], ether_type=0x0806)
+UNREAD = [LLC, *(Shape(hex(kind), lambda flow: [ip(flow, tcp(flow))], ether_type=kind)
+                 for kind in (0x894F, 0x22F3, 0x4305, 0x892F, 0x88FB, 0x8926))]
+TWICE = [tagged(SYN, *tags) for tags in (*product((0x8100, 0x88A8), repeat=2), (0x9100,), (0x9200,))]
 
 
 @dataclass
@@ -107,6 +112,14 @@ def two_tags_hide_nothing(bridge: Bridge, twin: str) -> None:
         bridge.load(twin, calls)
         for name, fate in bridge.web2(family, TWICE).items():
             assert (fate.arrived, dict(fate.counted)) == (0, {"odd": 1}), f"{name}, IPv{family}"
+
+
+def what_it_does_not_read_is_counted(bridge: Bridge, twin: str) -> None:
+    for calls, family in product(CALLS, FAMILIES):
+        bridge.load(twin, calls)
+        for name, fate in bridge.web2(family, UNREAD).items():
+            assert dict(fate.counted) == {"unread": 1}, f"{name}, IPv{family}"
+        assert bridge.web2(family, [ARP])["ARP"].counted == {}
 
 
 def each_is_counted_once(bridge: Bridge, twin: str) -> None:
@@ -194,7 +207,7 @@ def answers_at(address: str) -> bool:
 
 
 CHECKS: tuple[Callable[[Bridge, str], None], ...] = (
-    nothing_leaves, nothing_leaves_tagged, two_tags_hide_nothing, each_is_counted_once, senders_lose_nothing,
+    nothing_leaves, nothing_leaves_tagged, two_tags_hide_nothing, what_it_does_not_read_is_counted, each_is_counted_once, senders_lose_nothing,
     observing_blocks_nothing_and_counts_once, between_machines_nothing_is_judged, quarantined_machines_reach_no_machine,
     a_forged_source_has_no_counter_of_its_own, the_address_of_a_sender_is_nothing_behind_another_port,
 )
@@ -225,6 +238,10 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Bridge, str], None]]] = {
     "that asks the Ethernet header for IP": ("meta protocol != ip meta protocol != ip6 goto", "ether type != ip ether type != ip6 goto",
                                              nothing_leaves_tagged),
     "without tags": ("meta protocol @tag_types goto oddity", "meta protocol @tag_types return", two_tags_hide_nothing),
+    "that knows fewer tags": ("0x9100, 0x9200 }", "0x9100 }", two_tags_hide_nothing),
+    "that counts nothing that it cannot read": ("\t\tmeta protocol != @plain_types counter name unread\n", "",
+                                                what_it_does_not_read_is_counted),
+    "that counts ARP": ("meta protocol != @plain_types counter", "counter", what_it_does_not_read_is_counted),
     "that marks nothing": ("\t\tmeta mark set meta mark | $permitted\n", "", observing_blocks_nothing_and_counts_once),
     "that does not mark what stays inside": ("oifname @inside_if goto permit\n\t\tth", "oifname @inside_if return\n\t\tth",
                                              between_machines_nothing_is_judged),

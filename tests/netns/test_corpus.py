@@ -41,8 +41,9 @@ ODD = {
 TUNNELED = {
     "IP in IP (4)", "IPv6 in IP (41)", "GRE (47)", "SCTP to port 25 (132)", "AH", "AH behind destination options",
     "mobility header (135)", "HIP (139)", "shim6 (140)", "EtherIP (97)", "IPComp (108)", "L2TP (115)", "MPLS in IP (137)",
+    "ESP (50)",
 }
-NOT_TCP = {"UDP to port 25 (17)", "ESP (50)", "DCCP to port 25 (33)", "TCP behind no next header"}
+NOT_TCP = {"UDP to port 25 (17)", "DCCP to port 25 (33)", "TCP behind no next header"}
 KERNEL = {
     "strict source route, used up": "the next hop is not the destination, as a strict route demands",
     "strict source route, open": "the next hop is not the destination, as a strict route demands",
@@ -310,8 +311,7 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Corpus, str], None]]] = {
     "that answers forged sources": ("chain spoof {\n\t\tcounter name spoofed\n",
                                     "chain spoof {\n\t\tcounter name spoofed\n\t\treject with tcp reset\n",
                                     a_forged_source_gets_no_answer_and_no_counter_of_its_own),
-    "without the look at the source": ("\t\tfib saddr . iif oif missing goto spoof\n\t\ttcp flags & (fin|syn|rst|ack) == syn "
-                                       "jump attempt\n\t\tgoto refuse_or_watch\n", f"\t\t{PURE_SYN}\n\t\tgoto refuse_or_watch\n",
+    "without the look at the source": ("\t\tfib saddr . iif oif missing goto spoof\n\t\tiifname != @inside_if", "\t\tiifname != @inside_if",
                                        a_forged_source_gets_no_answer_and_no_counter_of_its_own),
     "whose oddities forget mode observe": ("\t\tmeta nfproto @observed_family goto permit\n\t\tdrop\n", "\t\tdrop\n",
                                            observing_blocks_nothing),

@@ -15,6 +15,8 @@ from egressguard.core.ruleset import (
     LEASED,
     REDIRECT,
     STRANGERS,
+    TRANSIT,
+    TRANSIT_IF,
     Fields,
 )
 from egressguard.core.shards import spread
@@ -111,7 +113,8 @@ def test_every_set_of_the_rules_is_known_to_the_code(filled: Namespace) -> None:
     listed = json.loads(filled.run(["nft", "-j", "-t", "list", "table", "inet", "egressguard"]).stdout)
     names = {item["set"]["name"] for item in listed["nftables"] if "set" in item}
     known = {*CONFIGURED, *LEASED, *COUNTED, "attempt_mac4", "attempt_mac6", "sender_mac4", "sender_mac6",
-             "counted_stranger4", "counted_stranger6", *FLOODS}
+             "counted_stranger4", "counted_stranger6", *FLOODS,
+             *TRANSIT, *TRANSIT_IF}
     assert names == known - {*REDIRECT, "own_cgroup"}, "those are of files that are loaded where they are configured"
 
 

@@ -46,6 +46,12 @@ def stranger(site: Deployment, key: str) -> int:
     return int(site.status()[1]["hosts"].get(key, {"attempts": 0})["attempts"])
 
 
+def beside(site: Deployment, interface: str) -> dict[str, int]:
+    """Who tried from an interface that is not inside, and `in all`."""
+    found = site.status()[1]["transit"].get(interface, {"attempts": 0, "hosts": {}})
+    return {"in all": found["attempts"], **found["hosts"]}
+
+
 @both_families
 @pytest.mark.parametrize("named", [False, True])
 def test_containers_are_forwarded_so_they_are_blocked_and_counted_one_by_one(
@@ -60,7 +66,8 @@ def test_containers_are_forwarded_so_they_are_blocked_and_counted_one_by_one(
         assert bob.call(outcome, SOMEBODY[family]) == errno.ECONNREFUSED
         assert outside.stop() == []
     keys = (ALICE[0], BOB[0]) if family == 4 else ("2001:db8:0:c0::/64", "2001:db8:0:c1::/64")
-    assert [stranger(site, key) for key in keys] == [1, 2]
+    assert [stranger(site, key) for key in keys] == ([1, 2] if named else [0, 0])
+    assert beside(site, "docker0") == ({"in all": 0} if named else {"in all": 3, keys[0]: 1, keys[1]: 2})
 
 
 @both_families
