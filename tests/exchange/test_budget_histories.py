@@ -116,6 +116,7 @@ def passed_while_it_is_said(client: Redis, monkeypatch: pytest.MonkeyPatch) -> i
     world, one, other = two_relays(client, monkeypatch)
     claims = [Claim(f"192.0.2.{n}", (Cap(Kind.MESSAGES, 1, 600.0),), Pool.KNOWN) for n in range(40)]
     assert sum(world.begin(one, (claim,)) for claim in claims) == 40
+    world.pass_time(1.0)
     world.server.forget()
     world.server.set_clock(world.now_s)
     other.tend()
