@@ -20,7 +20,7 @@ from egressguard.core import attempts, shared
 from egressguard.core.alerts import Evidence
 from egressguard.core.attempts import Attempts, Baseline, Sample, Totals
 from egressguard.core.errors import DatabaseError, EgressguardError
-from egressguard.core.exposure import EVERYTHING, Deviation, Exposure, Program
+from egressguard.core.exposure import Deviation, Exposure, Program
 from egressguard.core.hosts import Host
 from egressguard.core.inventory import Inventory, inventory_of
 from egressguard.core.settings import Settings
@@ -84,18 +84,20 @@ class Controller:
 
     def start(self, now_s: float, seen_s: float | None = None) -> None:
         """Loads rules and sets in one transaction, and what history knows. `seen_s` is the last round of an
-        earlier daemon of this boot: a table that is gone since then was an exposure.
+        earlier daemon of this boot: what somebody has done to the table since then is told.
 
         Raises KernelError, having changed nothing, when the kernel refuses or holds another version's table.
         """
         with self._noting({}, "sinkhole"):  # before anybody is led to it; the first round says what failed
             self._counting.proofs.listen(self._settings.sinkhole)
-        gone = seen_s is not None and not self._enforcement.loaded()
+        wrong = None
+        if seen_s is not None:
+            with self._noting({}, "rules"):  # what cannot be read is an error of the load
+                wrong = self._enforcement.found(now_s, self._following.enforced(now_s))
         self._following.start(now_s)
-        if gone and seen_s is not None:
+        if wrong is not None and seen_s is not None:
             with self._noting({}, "database"):
-                self._note(Deviation("the table was gone when the daemon started", EVERYTHING), (),
-                           (seen_s, now_s, now_s))
+                self._note(wrong, (), (seen_s, now_s, now_s))
         self._exposures.start()
         self._counting.start(self._enforcement.incarnation)
         self._judgement.start(now_s)
@@ -121,8 +123,10 @@ class Controller:
             self._following.follow(now_s)
         with self._noting(faults, "rules"):
             self._enforce(now_s, culprits)
-        if self._enforcement.last_good is not None and self._enforcement.last_good.fault:
-            faults["last_good"] = self._enforcement.last_good.fault
+        if self._enforcement.last_good is not None:
+            self._enforcement.last_good.heal()
+            if self._enforcement.last_good.fault:
+                faults["last_good"] = self._enforcement.last_good.fault
         faults |= self._enforcement.faults
         if self._enforcement.uncut:
             faults["conntrack"] = self._enforcement.uncut
@@ -179,6 +183,9 @@ class Controller:
         except EgressguardError:
             self._suspects = [*self._suspects, *culprits()][-SUSPECTS:]  # for the round that repairs it
             raise
+        if self._enforcement.order_ended:
+            with self._noting({}, "database"):
+                self._database.keep_orders(now_s)
         suspects, self._suspects = self._suspects, []
         if self._counting.renew(self._enforcement.incarnation):
             self._saved_s = float("-inf")  # what was counted before is nowhere else

@@ -41,6 +41,16 @@ class Desired:
         changes = self._timed(plan.diff(have, self._elements(here)), self._kernel.lasting(), here, now_s)
         return (*changes, *plan.lease_diff(leases, ordered))
 
+    def differing_from(self, former: Site, now_s: float) -> Changes:
+        """What differs from what a `former` site and the orders ask for; nothing while the latter are not
+        known. Ports and control groups that exist are not looked at.
+        """
+        standing, here = self.standing(now_s), Here(former.settings, former.uids)
+        if standing is None:
+            return ()
+        return (*plan.diff(self._kernel.sets(), wanted.elements(self._table, here)),
+                *plan.lease_diff(self._kernel.leases(), wanted.leases(self._table, standing, here)))
+
     def everything(self, now_s: float) -> Changes:
         """Every element, for a table that is made anew."""
         here = self._here()

@@ -21,7 +21,7 @@ from egressguard.database import Database
 from egressguard.desired import Desired
 from egressguard.kernel import Kernel, Ruleset, incarnation
 from egressguard.kernel.rules_file import RulesFile, rules_of
-from egressguard.last_good import LastGood
+from egressguard.last_good import STOOD, LastGood
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ class Enforcement:
     `incarnation` names the life of the table that was loaded last; `last_good` is what a boot begins with;
     `faults` says by family why a table beside this one does not stand as it should: the others still do.
     `right_until_s` is when all was right last, before the last comparison; `last_cut` are the connections
-    that it ended, `uncut` says why some could not be, empty when all were. `standing` are the orders.
+    that it ended, `uncut` says why some could not be, empty when all were. `standing` are the orders,
+    `order_ended` tells that one of them is over since the last round.
     """
 
     def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str,
@@ -60,6 +61,7 @@ class Enforcement:
         self._generation = self._looked_at = -1
         self._looked_s = float("-inf")
         self.standing: list[Order] = []
+        self.order_ended = False
         self._existing: object = None
         self._compared_s = float("-inf")
         self._unnoticed: tuple[Deviation, float] | None = None  # and when all was right last
@@ -79,6 +81,29 @@ class Enforcement:
         """
         desired = self._desired
         return desired.differing(now_s, lost) if self.loaded() else desired.everything(now_s)
+
+    def planned(self, now_s: float) -> str:
+        """What `load` would do to this table, as the transaction that it would apply; empty when nothing
+        differs. The rules stand in it where they differ, by what the configuration puts into their text.
+        """
+        found = self._table()
+        if not self.stands():
+            return ""
+        rules = self.rules()
+        expected = self.kernel.expected(rules)
+        if found is None:
+            return self._first(rules, self.changes(now_s))
+        if self._replaced(found, rules):
+            return self.kernel.rebuilding(rules, self._desired.everything(now_s))
+        same = found.fingerprint == expected.fingerprint and not found.dormant
+        if same and set(rules.interfaces) <= found.devices:
+            return plan.transaction(self.changes(now_s), self.table)
+        return self.kernel.loading(rules, found, self.changes(now_s, _lost(found, expected)))
+
+    def _first(self, rules: RulesFile, changes: Changes) -> str:
+        """Rules that nothing stands of are a file, where the file alone says what is loaded."""
+        text = f'include "{rules.path.resolve()}"\n' if rules.as_written() else rules.text()
+        return text + plan.transaction(changes, self.table)
 
     def adopt(self, site: Site, former: Site | None = None, ends_s: float = 0.0) -> None:
         """Enforces `site` from the next comparison on; with `former`, on trial until `ends_s`."""
@@ -271,8 +296,9 @@ class Enforcement:
         """
         if self.last_good is not None and not self.on_trial:  # no boot begins with what is on trial
             lasting = [c for c in self._desired.everything(now_s) if c.set_name not in LOOSENING_LEASES]
-            self.last_good.keep(f"{self.rules().text()}{plan.transaction(tuple(lasting), self.table)}",
-                                self.table.family)
+            stood = self._fingerprint() or self.last_good.fingerprint(self.table.family)
+            self.last_good.keep(f"{STOOD} {self.table.family} {stood}\n" * bool(stood) + self.rules().text() +
+                                plan.transaction(tuple(lasting), self.table), self.table.family)
 
     def _settled(self, expected: Ruleset | None) -> Ruleset | None:
         """The table, looked at again where it differs: the kernel hands over what somebody is loading at this
@@ -295,6 +321,36 @@ class Enforcement:
         self.incarnation = incarnation(self._boot, found)
         self._good_s = now_s
 
+    def found(self, now_s: float, former: Site | None) -> Deviation | None:
+        """Before the first load: what somebody has done to the tables while no daemon ran. `former` is what
+        was enforced; without it nobody can say which elements are somebody else's.
+        """
+        return joined([wrong for wrong in (
+            self._found(now_s, former), *self._each_beside(lambda other: other._found(now_s, former)))
+            if wrong is not None])
+
+    def _found(self, now_s: float, former: Site | None) -> Deviation | None:
+        stood = self.last_good.fingerprint(self.table.family) if self.last_good is not None else ""
+        ruleset = self._table()
+        if ruleset is None:
+            gone = self.table is ROUTER or bool(stood)
+            return Deviation("the table was gone when the daemon started", EVERYTHING) if gone else None
+        if self._older(ruleset):
+            return None
+        # A command may have loaded what the file says now; an upgrade brings others than those that stood.
+        known = {stood, self.kernel.expected(self.rules()).fingerprint}
+        if stood and (ruleset.dormant or ruleset.fingerprint not in known):
+            return Deviation("the table was edited while no daemon ran", EVERYTHING)
+        changes = self._others_elements(now_s, former) if former is not None else ()
+        return Deviation("set elements were changed while no daemon ran", loose(changes)) if changes else None
+
+    def _others_elements(self, now_s: float, former: Site) -> Changes:
+        """What lets more through than `former` and the orders; what comes and goes by itself is left out."""
+        if self.table is not ROUTER:
+            return ()
+        changes = self._desired.differing_from(former, now_s)
+        return tuple(change for change in changes if change.set_name != "own_cgroup" and loose((change,)))
+
     def ensure(self, now_s: float) -> Deviation | None:
         """The same for this table and those beside it; tells what was wrong, if anything."""
         wrong = [found for found in (self._ensure(now_s),) if found is not None]
@@ -314,7 +370,8 @@ class Enforcement:
         before = [order.number for order in self.standing]
         numbers = before if standing is None else [order.number for order in standing]
         ordered = numbers != before
-        if set(before) - set(numbers):
+        self.order_ended = bool(set(before) - set(numbers))
+        if self.order_ended:
             self.uncut = "not tried yet"  # the kernel ended a permission by itself
         if (generation == self._generation and not ordered and not look
                 and now_s - self._compared_s < FULL_COMPARE_S):

@@ -32,6 +32,14 @@ class Following:
         self.former = self._in_force(now_s)
         self._take(decided, now_s, "start")
 
+    def enforced(self, now_s: float) -> Site | None:
+        """What the last daemon enforced; None when it was on trial, whose elements end by themselves."""
+        try:
+            found = self._configurations.current(now_s)
+        except EgressguardError:
+            return None
+        return found.site if found is not None and found.former is None else None
+
     def _in_force(self, now_s: float) -> Settings | None:
         """What the last daemon enforced, as far as that can still be told."""
         try:

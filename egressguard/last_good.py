@@ -5,14 +5,19 @@ all, and its last line says that it is complete.
 """
 
 import os
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import mkstemp
 
 from egressguard.ownership import give_to_owner_of
 
 FILE = "last-good.nft"
 HEAD = "# Written by egressguard after its last successful change; a boot loads it. Edits are overwritten.\n"
 END = "# complete\n"
+STOOD = "# stood"
+NEW, LEFT_S = ".new", 600.0
 
 
 class LastGood:
@@ -31,10 +36,24 @@ class LastGood:
         next boot would begin with older rules.
         """
         self._parts[family] = part
+        self._write()
+
+    def heal(self) -> None:
+        """Tries again what could not be written."""
+        if self.fault:
+            self._write()
+
+    def fingerprint(self, family: str) -> str:
+        """That of the rules which the last writer saw standing in the kernel; empty when nobody has said."""
+        try:
+            with self._path.open(encoding="utf-8") as file:
+                return next((line.split()[-1] for line in file if line.startswith(f"{STOOD} {family} ")), "")
+        except OSError:
+            return ""
+
+    def _write(self) -> None:
         text = "".join(self._parts.values())
-        if not all(self._parts.values()):
-            return
-        if text == self._kept and self._path.exists():
+        if not all(self._parts.values()) or (text == self._kept and self._path.exists()):
             return
         try:
             self._replace(HEAD + text + END)
@@ -44,15 +63,28 @@ class LastGood:
             self._kept, self.fault = text, ""
 
     def _replace(self, content: str) -> None:
-        new = self._path.with_suffix(".new")
         self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            give_to_owner_of(self._path.parent, descriptor)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        new.rename(self._path)
+        self._clean()
+        # The daemon and a command may write at one instant: each has its own file, and the later one stays.
+        descriptor, new = mkstemp(NEW, f"{self._path.stem}.", self._path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                os.fchmod(descriptor, 0o640)
+                give_to_owner_of(self._path.parent, descriptor)
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            Path(new).rename(self._path)
+        except OSError:
+            Path(new).unlink(missing_ok=True)
+            raise
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
         os.fsync(folder)  # the rename itself, or a power loss could bring back the older file
         os.close(folder)
+
+    def _clean(self) -> None:
+        """Removes what a writer that was killed has left."""
+        for left in self._path.parent.glob(f"{self._path.stem}.*{NEW}"):
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > LEFT_S:
+                    left.unlink()

@@ -17,7 +17,7 @@ from egressguard.core import plan
 from egressguard.core.attempts import Sample
 from egressguard.core.documents import Bulletin, Report
 from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
-from egressguard.core.forgery import Forgery, Macs, forgeries
+from egressguard.core.forgery import Forgery, Macs, crowds, forgeries
 from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
@@ -31,6 +31,7 @@ from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.heartbeat import Pulse
 from egressguard.kernel import FALLBACK, Netfilter, Ruleset, cgroups, owner
+from egressguard.kernel.neighbours import read_gateways
 from egressguard.kernel.rules_file import rules_of
 
 SHOWN_EXPOSURES = 3
@@ -58,6 +59,7 @@ def observe(site: Site, config: Path = DEFAULT_PATH) -> Observation:
         return Observation(
             now_s=now_s(), settings=settings, table=table, beside=beside,
             neighbours=_neighbours(kernel, [table, *beside.values()], faults),
+            gateways=_gateways(settings, [table, *beside.values()], faults),
             interfaces=kernel.interfaces(), daemon_runs=runs,
             round_at_s=pulse.at_s if pulse is not None else None,
             verdicts=verdicts, reports=reports, faults=faults,
@@ -162,6 +164,18 @@ def _neighbours(kernel: Netfilter, found: Iterable[Table | None], faults: dict[s
     except KernelError as error:
         faults["neighbours"] = f"{error}: whether addresses are forged is not known"
         return {}
+
+
+def _gateways(settings: Settings, found: Iterable[Table | None], faults: dict[str, str]
+              ) -> frozenset[str] | None:
+    """Only where somebody may be one: a router of the Internet has a million routes."""
+    if not crowds((table.sample.macs for table in found if table is not None), settings):
+        return None
+    try:
+        return read_gateways()
+    except KernelError as error:
+        faults["gateways"] = f"{error}: whether a MAC is another router's is not known"
+        return None
 
 
 def forged(settings: Settings) -> list[Forgery]:

@@ -6,7 +6,7 @@ from egressguard.core.attempts import Sample, Totals, Transit
 from egressguard.core.connections import Connection
 from egressguard.core.errors import KernelError
 from egressguard.core.hosts import Host
-from egressguard.core.plan import Changes
+from egressguard.core.plan import Changes, transaction
 from egressguard.core.ruleset import CONFIGURED, LEASED, SMTP_PORTS, VERSION_CHAIN, Element, Leases, Sets
 from egressguard.core.tables import Table
 from egressguard.core.trial import TEMPORARY
@@ -114,6 +114,12 @@ class FakeKernel:
         self.flush()
         self.damaged = False
         self.load(rules, None, changes)
+
+    def loading(self, rules: RulesFile, have: Ruleset, changes: Changes) -> str:
+        return f"{rules.name}\n{transaction(changes)}"
+
+    def rebuilding(self, rules: RulesFile, changes: Changes) -> str:
+        return f"{rules.name}\n{transaction(changes)}"
 
     def load(self, rules: RulesFile, have: Ruleset | None, changes: Changes) -> None:
         self._check()

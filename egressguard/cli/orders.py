@@ -19,13 +19,13 @@ from egressguard.core import detection, orders
 from egressguard.core.errors import EgressguardError, KernelError
 from egressguard.core.hosts import Host, canonical_address, host_of
 from egressguard.core.orders import Order
-from egressguard.core.plan import transaction
 from egressguard.core.settings import Settings
 from egressguard.core.verdict import State
 from egressguard.core.wanted import kept
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
 from egressguard.kernel import Netfilter
+from egressguard.kernel.links import read_addresses
 from egressguard.last_good import LastGood
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -60,22 +60,13 @@ def in_force(config: Path) -> Iterator[tuple[Site, Database, Enforcement]]:
 def plan_text(config: Path) -> str:
     """What `apply` would do, as the transaction that it would apply."""
     with opened(config) as (_, _, enforcement):
-        return "".join(map(_table_plan, [enforcement, *enforcement.beside()]))
-
-
-def _table_plan(enforcement: Enforcement) -> str:
-    """The same of one table; its rules as a file where the file alone says what is loaded."""
-    text = transaction(enforcement.changes(now_s()), enforcement.table)
-    if enforcement.loaded() or not enforcement.stands():
-        return text
-    rules = enforcement.rules()
-    return f'include "{rules.path.resolve()}"\n{text}' if rules.as_written() else rules.text() + text
+        return "".join(one.planned(now_s()) for one in [enforcement, *enforcement.beside()])
 
 
 def give(config: Path, order: Order) -> str:
     """Checks and carries out one order."""
     with in_force(config) as (site, database, enforcement):
-        orders.check(order, database.orders(now_s()), site.settings)
+        orders.check(order, database.orders(now_s()), site.settings, read_addresses())
         database.give_order(order, now_s())
         _carry_out(enforcement)
     return order.describe()

@@ -41,6 +41,32 @@ class Forgery:
         return f"{begins} MAC {macs}; {knows} has {', '.join(sorted(self.owner))}"
 
 
+MANY = 10  # machines with more addresses than that are named in the inventory, or are routers
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """A machine that hides among others: attempts in the name of `hosts` hosts, all from one MAC."""
+
+    mac: str
+    hosts: int
+
+    def __str__(self) -> str:
+        return (f"attempts in the name of {self.hosts} hosts came from one MAC, {self.mac}, within an hour: "
+                "one machine may be taking turns at their addresses")
+
+
+def crowds(seen: Iterable[Macs], settings: Settings) -> list[Crowd]:
+    """MACs that stand behind more than `MANY` hosts: a /64 is one, and so is a machine of the inventory."""
+    machine_of = settings.machine_of()
+    hosts: dict[str, set[Host]] = {}
+    for address, macs in (item for table in seen for item in table.items()):
+        host = host_of(ip_address(address))
+        for mac in macs:
+            hosts.setdefault(mac, set()).add(machine_of.get(host, host))
+    return [Crowd(mac, len(found)) for mac, found in sorted(hosts.items()) if len(found) > MANY]
+
+
 def forgeries(seen: Iterable[Macs], neighbours: Macs, settings: Settings) -> list[Forgery]:
     """What of the MACs `seen` does not fit, of all tables together."""
     owners = _configured(settings)

@@ -11,7 +11,7 @@ from typing import Any
 from egressguard.core.attempts import Sample, Transit
 from egressguard.core.canary import Fate, Run
 from egressguard.core.documents import Report
-from egressguard.core.forgery import Forgery, Macs, forgeries
+from egressguard.core.forgery import Forgery, Macs, crowds, forgeries
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Leases as SignalLeases
 from egressguard.core.plan import Changes, too_loose
@@ -66,6 +66,7 @@ class Observation:
     in it or in this reading, by part; `beside` are the other tables that are configured, by family;
     `canary` is the running daemon's last one; `trial_left_s` is how long the configuration in force is still
     on trial, 0 when it is not; `neighbours` are the MACs that the neighbour table has for addresses;
+    `gateways` are those of other routers, read when there is somebody who may be one;
     `exposures` are the newest ones of this boot, as history has them. `fallback` tells that the built-in
     block of port 25 stands, which a boot loads when the rules cannot be.
     """
@@ -83,6 +84,7 @@ class Observation:
     beside: Mapping[str, Table | None] = field(default_factory=dict)
     trial_left_s: float = 0.0
     neighbours: Macs = field(default_factory=dict)
+    gateways: frozenset[str] | None = None
     exposures: tuple[Mapping[str, Any], ...] = ()
     fallback: bool = False
 
@@ -269,6 +271,10 @@ def _forged(seen: Observation) -> Iterator[Finding]:
         yield Finding(Health.DEGRADED, f"{told}; a neighbour may be forging it")
     for forgery in attempts_forged(seen):
         yield Finding(Health.DEGRADED, f"{forgery.of('attempts')}; a neighbour may be framing it")
+    for crowd in crowds((table.sample.macs for table in seen.tables()), seen.settings):
+        if seen.gateways is None or crowd.mac not in seen.gateways:
+            doubt = "" if seen.gateways is not None else " (or it is a router: its next hops are not known)"
+            yield Finding(Health.DEGRADED, f"{crowd}{doubt}")
 
 
 def _exchange(seen: Observation) -> Iterator[Finding]:

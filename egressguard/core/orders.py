@@ -34,25 +34,49 @@ class Order:
 
     def describe(self) -> str:
         """The order as one line of history."""
+        return f"{self.kind}{self._target()} for {round(self.remaining_s)} s by {self.owner}: {self.reason}"
+
+    def describe_end(self) -> str:
+        """Its end, as one line of history."""
+        return f"{self.kind}{self._target()}: its time is over; it was by {self.owner}: {self.reason}"
+
+    def _target(self) -> str:
         on = f" on {self.host}" if self.host else ""
-        to = f" to {self.destination}" if self.destination else ""
-        return f"{self.kind}{on}{to} for {round(self.remaining_s)} s by {self.owner}: {self.reason}"
+        return f"{on} to {self.destination}" if self.destination else on
 
 
 class OrderRefused(EgressguardError):
     """An order that must not be carried out; the text says why."""
 
 
-def check(order: Order, standing: Iterable[Order], settings: Settings) -> None:
-    """Raises OrderRefused for an order that hits a sender, exceeds the cap, or makes no sense."""
+def check(order: Order, standing: Iterable[Order], settings: Settings, own: frozenset[str] = frozenset()
+          ) -> None:
+    """Raises OrderRefused for an order that hits a sender, exceeds the cap, or makes no sense; `own` are this
+    machine's addresses.
+    """
     if not 0 < order.remaining_s <= MOST_DAYS * 86400:
         raise OrderRefused(f"a time of {order.remaining_s:.0f} s: give one above 0, at most {MOST_DAYS}d")
     if not order.reason.strip():
         raise OrderRefused("no reason: say why, whoever reads the history will ask")
     if order.host is not None and not _lives_here(order.host, settings):
         raise OrderRefused(f"{order.host} lies behind no inside interface: there is nothing to order for it")
+    if order.host is not None:
+        _check_host(order.host, settings, own)
     if order.kind == "quarantine":
         _check_quarantine(order, standing, settings)
+
+
+def _check_host(host: Host, settings: Settings, own: frozenset[str]) -> None:
+    """A /64 may be this machine's and its hosts'; an IPv4 address is one machine's or nobody's."""
+    address = address_of(host)
+    if str(host) in own:
+        raise OrderRefused(f"{host} is this machine's own address, and no host's (see own.guard in the "
+                           "configuration)")
+    for network in [*(network for inside in settings.inside for network in inside.networks),
+                    *(network for bridge in settings.bridge for network in bridge.networks)]:
+        if address.version == 4 and network.prefixlen < 31 and address in (
+                network.network_address, network.broadcast_address):
+            raise OrderRefused(f"{host} is the first or last address of {network}, which no host has")
 
 
 def _lives_here(host: Host, settings: Settings) -> bool:

@@ -25,21 +25,28 @@ class Orders(Verdicts):
         """The standing orders with the time that each has left; of one given before this boot, what it had
         left when it was last kept.
         """
+        return [order for order in self._written_orders(now_s) if order.remaining_s > 0]
+
+    def _written_orders(self, now_s: float) -> list[Order]:
+        """The same with those whose time is over, until they are dropped."""
         with self._translated():
             rows = self._db.execute(
                 "SELECT kind, owner, reason, remaining_s, host, destination, number, at_s, boot"
                 " FROM standing_order").fetchall()
-        orders = []
-        for kind, owner, reason, left_s, host, destination, number, at_s, boot in rows:
-            passed_s = max(0.0, now_s - at_s) if boot == self._boot else 0.0
-            if left_s > passed_s:
-                orders.append(Order(kind, owner, reason, left_s - passed_s, host, destination, number))
-        return orders
+        return [Order(kind, owner, reason, left_s - (max(0.0, now_s - at_s) if boot == self._boot else 0.0),
+                      host, destination, number)
+                for kind, owner, reason, left_s, host, destination, number, at_s, boot in rows]
 
     def keep_orders(self, now_s: float) -> None:
-        """Writes down what each order has left, so that a reboot can go on from there; drops ended ones."""
+        """Writes down what each order has left, so that a reboot can go on from there; drops those whose time
+        is over, and says so in history.
+        """
         with self.transaction() as db:
-            standing = self.orders(now_s)
+            written = self._written_orders(now_s)
+            standing = [order for order in written if order.remaining_s > 0]
+            for order in written:
+                if order.remaining_s <= 0:
+                    self._note(db, now_s, "end", order.host, order.describe_end())
             db.execute("DELETE FROM standing_order")
             db.executemany("INSERT INTO standing_order VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (
                 (o.number, o.kind, o.host, o.destination, o.owner, o.reason, o.remaining_s, now_s, self._boot)

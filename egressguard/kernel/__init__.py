@@ -206,21 +206,34 @@ class Netfilter:
         What the file does not have is removed: other chains and sets, base chains that hang elsewhere (the
         kernel refuses to move one), and sets that are made in another way (it would leave them so).
         """
-        rules = self._flagged(rules)
-        if have is not None and have.persists and not rules.flags:
-            rules = replace(rules, flags=KEPT)
-        text = rules.text()
-        removed = _misplaced(have, self.expected(rules), rules) if have is not None else ""
+        rules = self._kept(rules, have)
+        text = self.loading(rules, have, changes)
         self._claim(rules)
-        self._change(self._relief() + removed + text + transaction(changes, self._table), f"loading {rules}")
+        self._change(text, f"loading {rules}")
+
+    def loading(self, rules: RulesFile, have: Ruleset | None, changes: Changes) -> str:
+        """The transaction of `load`, as nft text; changes nothing."""
+        rules = self._kept(rules, have)
+        removed = _misplaced(have, self.expected(rules), rules) if have is not None else ""
+        return self._relief() + removed + rules.text() + transaction(changes, self._table)
+
+    def _kept(self, rules: RulesFile, have: Ruleset | None) -> RulesFile:
+        """A table that nobody's death removes stays so."""
+        rules = self._flagged(rules)
+        lost = have is not None and have.persists and not rules.flags
+        return replace(rules, flags=KEPT) if lost else rules
 
     def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
         rules = self._flagged(rules)
+        text = self.rebuilding(rules, changes)
         self._claim(rules)
-        self._change(f"{self._relief()}delete table {self._table.family} {TABLE}\n{rules.text()}"
-                     f"{transaction(changes, self._table)}",
-                     f"loading {rules} in place of a damaged table")
+        self._change(text, f"loading {rules} in place of a damaged table")
+
+    def rebuilding(self, rules: RulesFile, changes: Changes) -> str:
+        """The transaction of `rebuild`, as nft text; changes nothing."""
+        return (f"{self._relief()}delete table {self._table.family} {TABLE}\n{self._flagged(rules).text()}"
+                f"{transaction(changes, self._table)}")
 
     def apply(self, changes: Changes) -> None:
         """Applies `changes` in one transaction; does nothing when there are none."""

@@ -12,7 +12,8 @@ from egressguard.core.connections import Connection
 from egressguard.kernel.netlink import Netlink, NoSuchEntry, attributes
 
 GET, DELETE = 1, 2
-TUPLE, ZONE, FILTER = 1, 18, 25
+TUPLE, STATUS, ZONE, FILTER = 1, 3, 18, 25
+SEEN_REPLY = 1 << 1  # linux/netfilter/nf_conntrack_common.h
 TUPLE_IP, TUPLE_PROTO, TUPLE_ZONE = 1, 2, 3
 PROTO_NUMBER, PROTO_TO_PORT = 1, 3
 FILTER_TUPLE = 1
@@ -27,14 +28,18 @@ class Conntrack(Netlink):
     subsystem, missing = 1, "conntrack netlink interface (CONFIG_NF_CT_NETLINK)"
 
     def end(self, ports: Iterable[int], chosen: Callable[[Connection], bool]) -> list[Connection]:
-        """Ends the connections to `ports` that are `chosen`; which ones."""
+        """Ends the connections to `ports` that are `chosen`; which of them had an answer.
+
+        The reset of a refused SYN leaves an entry too: it says nothing of what has passed.
+        """
         ended = []
         for port in ports:
             for family in ADDRESSES:
                 for answer in self.dump(GET, family, _filter(port), "reading the tracked connections"):
                     found = dict(attributes(answer))
                     connection = _connection(family, found)
-                    if connection.port == port and chosen(connection) and self._ended(family, found):
+                    if connection.port == port and chosen(connection) and self._ended(family, found) \
+                            and _answered(found):
                         ended.append(connection)
         return ended
 
@@ -47,6 +52,10 @@ class Conntrack(Netlink):
         except NoSuchEntry:
             return False  # it ended by itself meanwhile
         return True
+
+
+def _answered(found: dict[int, memoryview]) -> bool:
+    return bool(int.from_bytes(found[STATUS], "big") & SEEN_REPLY)
 
 
 def _filter(port: int) -> bytes:

@@ -1,7 +1,7 @@
 """The kernel's neighbour table: which MAC answers for an address, through pyroute2."""
 
 import socket
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -21,6 +21,25 @@ def read_neighbours(wanted: Container[str]) -> dict[str, frozenset[str]]:
             return _found([e for family in FAMILIES for e in route.get_neighbours(family=family)], wanted)
     except (NetlinkError, OSError) as error:
         raise KernelError(f"reading the neighbour table: {error}") from error
+
+
+def read_gateways() -> frozenset[str]:
+    """The MACs of all next hops of our routes, as far as the table knows them. Raises KernelError."""
+    try:
+        with IPRoute() as route:
+            hops = {hop for family in FAMILIES for entry in route.get_routes(family=family)
+                    for hop in _next_hops(entry)}
+    except (NetlinkError, OSError) as error:
+        raise KernelError(f"reading the routes: {error}") from error
+    return frozenset(mac for macs in read_neighbours(hops).values() for mac in macs)
+
+
+def _next_hops(entry: Any) -> Iterator[str]:
+    for hop in (entry, *(entry.get_attr("RTA_MULTIPATH") or ())):
+        if gateway := hop.get_attr("RTA_GATEWAY"):
+            yield gateway
+        elif via := hop.get_attr("RTA_VIA"):
+            yield via["addr"]
 
 
 def _found(entries: Any, wanted: Container[str]) -> dict[str, frozenset[str]]:

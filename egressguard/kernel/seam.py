@@ -65,6 +65,12 @@ class Kernel(Protocol):
     def rebuild(self, rules: RulesFile, changes: Changes) -> None:
         """Puts a new table in place of the one that is there, whose counters and leases are lost."""
 
+    def loading(self, rules: RulesFile, have: Ruleset, changes: Changes) -> str:
+        """The transaction of `load`, as nft text; changes nothing."""
+
+    def rebuilding(self, rules: RulesFile, changes: Changes) -> str:
+        """The same of `rebuild`."""
+
     def apply(self, changes: Changes) -> None:
         """Applies `changes` in one transaction; does nothing when there are none."""
 

@@ -16,8 +16,9 @@ from egressguard.kernel import Netfilter
 from egressguard.kernel.conntrack import Conntrack
 from lab.deployment import PROGRAMS, Deployment
 from lab.namespaces import wait_until
-from lab.network import MAILSERVER, RELAY, SOMEBODY4, SOMEBODY6, WEB1, WEB2, World
+from lab.network import MAILSERVER, RELAY, ROUTER_MAC, SOMEBODY4, SOMEBODY6, WEB1, WEB2, World
 from lab.sink import Sink
+from lab.syns import SynSource, Wire
 from tests.promises import promise
 
 SOMEBODY = {4: SOMEBODY4, 6: SOMEBODY6}
@@ -129,6 +130,19 @@ def test_a_daemon_that_may_not_or_cannot_says_so_and_enforces(site: Deployment) 
     _, status = site.status()
     assert any("were not ended: reading the tracked connections" in f["text"] for f in status["findings"])
     assert status["mode"] == "enforce"
+
+
+@both_families
+def test_refused_attempts_of_addresses_that_do_not_answer_are_no_connections_that_passed(site: Deployment, family: int) -> None:
+    site.start_router()
+    unused = "198.51.100.64/27" if family == 4 else "2001:db8:0:12::40/123"
+    SynSource(site.world.web2, Wire("eth0", WEB2.mac, ROUTER_MAC["web"]), sources=[unused], count=32, per_second=300,
+              destinations=[SOMEBODY[family]]).wait()
+    assert tracked(site), "the resets of refused SYNs leave entries"
+    site.world.router.run(["nft", "flush", "ruleset"])
+    wait_until(lambda: "the table was gone" in site.egressguard("history").stdout, "the repair", timeout_s=60)
+    assert "passed and were ended" not in site.egressguard("history").stdout
+    wait_until(lambda: not tracked(site), "their end: they are no permission for another table", timeout_s=60)
 
 
 def test_without_capabilities_the_reason_is_named(site: Deployment) -> None:

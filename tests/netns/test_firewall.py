@@ -248,6 +248,23 @@ def test_quarantine_closes_the_relay_too_and_cuts_what_is_open(site: Deployment,
         assert site.world.web2.call(outcome, address(RELAY, family)) == 0
 
 
+@pytest.mark.parametrize(("address", "why"), [
+    ("198.51.100.1", "this machine's own address"), ("198.51.100.0", "which no host has"), ("198.51.100.255", "which no host has")])
+@pytest.mark.parametrize("verb", ["quarantine", "allow"])
+def test_no_order_is_about_an_address_that_no_host_has(site: Deployment, verb: str, address: str, why: str) -> None:
+    say(site, "apply")
+    refused = site.egressguard(verb, address, "--for", "10m", "--reason", "x")
+    assert (refused.returncode, why in refused.stderr) == (4, True)
+    assert site.status()[1]["orders"] == []
+
+
+def test_the_end_of_an_order_stands_in_history_as_its_beginning_does(site: Deployment) -> None:
+    site.start_router()
+    say(site, "open", "--for", "2s", "--reason", "an emergency")
+    wait_until(lambda: "open: its time is over" in " ".join(say(site, "history").split()), "the end", timeout_s=60)
+    assert [e["kind"] for e in json.loads(say(site, "history", "--json")) if "an emergency" in (e["why"] or "")] == ["open", "end"]
+
+
 def test_quarantine_never_hits_a_sender_and_is_capped(site: Deployment) -> None:
     site.start_router()
     refused = site.egressguard("quarantine", RELAY.ipv6, "--for", "10m", "--reason", "x")
@@ -398,6 +415,25 @@ def test_plan_prints_what_apply_does_and_nothing_when_nothing_differs(site: Depl
     site.world.router.run(["nft", "-f", "-"], stdin=planned)
     by_hand = site.world.router.run(["nft", "-s", "list", "ruleset"]).stdout
     assert before != by_hand
+    say(site, "apply")
+    assert site.world.router.run(["nft", "-s", "list", "ruleset"]).stdout == by_hand
+
+
+@pytest.mark.parametrize(("more", "says"), [
+    ("permitted_mark = 16", "0x00000010"), ("ports = [25, 2525]", "th dport & 0xf63b"),
+    ('answer = "redirect"\nredirect.relays = ["192.0.2.10", "2001:db8:0:a::2"]', "redirect"),
+])
+def test_a_plan_holds_the_rules_where_the_configuration_changes_them(site: Deployment, more: str, says: str) -> None:
+    say(site, "apply")
+    site.amend('mode = "enforce"', f'mode = "enforce"\n{more}')
+    planned = say(site, "plan")
+    assert says in planned
+    assert "chain egress_forward {" in planned
+    site.world.router.run(["nft", "-c", "-f", "-"], stdin=planned)
+    assert say(site, "plan") == planned, "looking changes nothing"
+    site.world.router.run(["nft", "-f", "-"], stdin=planned)
+    by_hand = site.world.router.run(["nft", "-s", "list", "ruleset"]).stdout
+    assert say(site, "plan") == ""
     say(site, "apply")
     assert site.world.router.run(["nft", "-s", "list", "ruleset"]).stdout == by_hand
 

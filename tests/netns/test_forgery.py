@@ -103,3 +103,12 @@ def test_a_ruleset_that_keeps_the_macs_of_a_whole_64_frames_its_machines(site: D
     site.write_router_config("enforce")
     with pytest.raises(AssertionError):
         test_the_machines_of_one_64_are_no_forgers_of_each_other(site)
+
+
+def test_a_machine_that_takes_turns_at_many_addresses_is_named_by_its_mac_unless_it_is_a_router(site: Deployment) -> None:
+    site.start_router()
+    forge(site, 4, source="198.51.100.64/27", destination=MANY[4], count=64)
+    assert site.status()[0] == 2
+    assert f"attempts in the name of 32 hosts came from one MAC, {FORGER}" in texts(site)
+    site.world.router.ip(f"neighbour replace 198.51.100.9 lladdr {FORGER} dev web", "route add 198.51.100.64/27 via 198.51.100.9")
+    assert "came from one MAC" not in texts(site)

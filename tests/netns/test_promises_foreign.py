@@ -296,6 +296,52 @@ def test_an_edit_that_only_shuts_more_is_no_exposure_and_one_that_opens_names_wh
     assert exposures(site)[0]["loose"] == ["allow4 held web 198.51.100.12"]
 
 
+WHILE_DEAD = {
+    "flush chain inet egressguard egress_forward": ("the table was edited while no daemon ran", "every host"),
+    "insert rule inet egressguard egress_forward accept": ("the table was edited while no daemon ran", "every host"),
+    'add element inet egressguard allow4 { "web" . 198.51.100.12 }':
+        ("set elements were changed while no daemon ran", "allow4 held web 198.51.100.12"),
+    "add element inet egressguard observed_family { ipv4, ipv6 }":
+        ("set elements were changed while no daemon ran", "observed_family held ipv4"),
+    "add element inet egressguard opened_family { ipv4 timeout 1h }":
+        ("set elements were changed while no daemon ran", "opened_family held ipv4"),
+}
+
+
+@pytest.mark.parametrize("harm", WHILE_DEAD)
+def test_an_edit_while_no_daemon_runs_is_an_exposure_too(site: Deployment, harm: str) -> None:
+    daemon = site.start_router()
+    daemon.terminate()
+    daemon.wait(30)
+    site.world.router.run(["nft", harm])
+    site.start_router()
+    wait_until(lambda: bool(exposures(site)), "the exposure", timeout_s=60)
+    found, = exposures(site)
+    wrong, held = WHILE_DEAD[harm]
+    assert (found["wrong"], found["by"]) == (wrong, [])
+    assert held in " ".join(found["loose"])
+
+
+def test_what_commands_and_the_operator_do_while_no_daemon_runs_is_no_exposure(site: Deployment) -> None:
+    daemon = site.start_router()
+    daemon.terminate()
+    daemon.wait(30)
+    for words in (["open", "--for", "1h", "--reason", "r"], ["release", "--reason", "r"],
+                  ["allow", "198.51.100.12", "--for", "1h", "--reason", "r"]):
+        assert site.egressguard(*words).returncode == 0
+    site.amend('mode = "enforce"', 'mode = "observe"')
+    assert site.egressguard("apply").returncode == 0
+    site.amend('mode = "observe"', 'mode = "enforce"\npermitted_mark = 16')
+    daemon = site.start_router()
+    wait_until(lambda: site.status()[0] == 0, "a round", timeout_s=60)
+    daemon.terminate()
+    daemon.wait(30)
+    assert site.egressguard("release", "198.51.100.12", "--reason", "r").returncode == 0
+    site.start_router()
+    wait_until(lambda: site.status()[0] == 0, "a round", timeout_s=60)
+    assert exposures(site) == []
+
+
 def test_a_flush_while_the_daemon_is_dead_is_an_exposure_too_and_what_passed_is_named_and_cut(site: Deployment) -> None:
     import socket
 

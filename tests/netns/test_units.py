@@ -246,6 +246,75 @@ def test_whatever_is_wrong_with_a_file_our_rules_stand_afterwards(router: Router
     assert router.tables() == ["table inet egressguard"]
 
 
+GUEST = "198.51.100.77"
+PICTURES = ("flush ruleset\n{}", "{}", 'flush ruleset\ninclude "{}"\n')
+
+
+@contextmanager
+def pictured(router: Router, site: Deployment, kind: str) -> Iterator[None]:
+    """nftables.conf is what `nft list ruleset` said while port 25 was open, for a guest and a sender more; all is over."""
+    daemon = site.start_router()
+    text = site.router_config.read_text()
+    site.amend(f'"{RELAY.ipv4}"', f'"{RELAY.ipv4}", "192.0.2.33"')
+    for words in (["apply"], ["open", "--for", "15m", "--reason", "r"], ["allow", GUEST, "--for", "1d", "--reason", "r"]):
+        assert site.egressguard(*words).returncode == 0
+    saved = site.folder / "saved.nft"
+    saved.write_text(router.nft("list", "ruleset"))
+    (site.folder / "nftables.conf").write_text(kind.format(saved if "include" in kind else saved.read_text()))
+    site.router_config.write_text(text)
+    for words in (["apply"], ["release", "--reason", "r"], ["release", GUEST, "--reason", "r"]):
+        assert site.egressguard(*words).returncode == 0, words
+    daemon.terminate()
+    daemon.wait(30)
+    router.state = site.folder
+    yield
+
+
+def opened(router: Router) -> list[str]:
+    listed = router.nft("list", "table", "inet", "egressguard")
+    return [word for word in ("192.0.2.33", GUEST, "expires") if word in listed]
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("good", [True, False])
+def test_a_picture_of_the_rules_that_somebody_has_saved_opens_nothing_at_boot(router: Router, site: Deployment, kind: str,
+                                                                            good: bool) -> None:
+    with pictured(router, site, kind):
+        if not good:
+            (router.state / FILE).write_text("cut short")
+        router.nft("flush", "ruleset")
+        router.runs("nftables.conf")
+        assert opened(router) == []
+        with attacked(router.world, 4):
+            pass
+
+
+def test_mutant_that_keeps_the_picture_opens_port_25(router: Router, site: Deployment) -> None:
+    script = router.program / "load-rules"
+    mutant = script.read_text().replace('$(without_a_picture "$1")\n', "")
+    assert mutant != script.read_text()
+    script.write_text(mutant)
+    with pictured(router, site, PICTURES[0]):
+        router.nft("flush", "ruleset")
+        router.runs("nftables.conf")
+        assert opened(router) == ["192.0.2.33", GUEST, "expires"]
+        with pytest.raises(AssertionError, match="SYNs leaked"), attacked(router.world, 4):
+            pass
+
+
+def test_a_file_that_leaves_our_table_alone_costs_no_count(router: Router, site: Deployment) -> None:
+    settled(site)
+    router.state = site.folder
+    (router.state / "nftables.conf").write_text("table inet site { }\ndelete table inet site\ntable inet site { }\n")
+    router.boots()
+    with attacked(router.world, 4):
+        router.runs("nftables.conf")
+    before = router.attempts()
+    assert before > 0
+    assert router.runs("nftables.conf", "ExecReload") == 0
+    assert router.attempts() == before
+
+
 def test_mutant_that_loads_theirs_first_and_ours_afterwards_leaks(router: Router, site: Deployment) -> None:
     settled(site)
     router.state = site.folder

@@ -121,6 +121,10 @@ def test_an_order_stands_until_its_time_is_over(tmp_path: Path) -> None:
     database.keep_orders(1040.0)
     assert database.orders(1050.0) == [replace(ORDER, remaining_s=50.0)]
     assert database.orders(1100.0) == []
+    database.keep_orders(1101.0)
+    assert [(e.kind, "its time is over" in (e.why or "")) for e in database.history(WEB)] == [("exception", False), ("end", True)]
+    database.keep_orders(1102.0)
+    assert len(database.history(WEB)) == 2
     database.close()
 
 

@@ -4,7 +4,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from egressguard.core.forgery import Forgery, forgeries
+from egressguard.core.forgery import MANY, Crowd, Forgery, crowds, forgeries
 from egressguard.core.settings import Inside, Machine, Settings
 
 OWN, OTHER, THIRD = "00:00:5e:00:53:0c", "00:00:5e:00:53:99", "00:00:5e:00:53:98"
@@ -47,3 +47,14 @@ def test_the_machines_of_one_64_have_a_mac_each() -> None:
 def test_tables_are_joined() -> None:
     seen = [{"198.51.100.12": frozenset({OTHER})}, {"198.51.100.12": frozenset({THIRD})}]
     assert [f.macs for f in forgeries(seen, {}, PLAIN)] == [{OTHER, THIRD}]
+
+
+def test_one_mac_behind_many_hosts_is_a_crowd_and_a_64_or_a_machine_is_one_host() -> None:
+    seen = {f"198.51.100.{n}": frozenset({OTHER}) for n in range(100, 100 + MANY)}
+    own_64 = {f"2001:db8:0:12::{n:x}": frozenset({OTHER}) for n in range(99)}
+    assert crowds([seen], PLAIN) == []
+    assert crowds([own_64], PLAIN) == []
+    assert crowds([seen, {"198.51.100.99": frozenset({OWN})}], PLAIN) == []
+    assert crowds([seen, {"198.51.100.99": frozenset({OTHER, OWN})}], PLAIN) == [Crowd(OTHER, MANY + 1)]
+    named = Settings(inside=INSIDE, host=(Machine("shared", tuple(map(ip_address, seen))),))
+    assert crowds([seen, {"198.51.100.99": frozenset({OTHER})}], named) == []

@@ -53,6 +53,17 @@ def test_a_full_set_of_macs_is_told_since_it_hides_who_forges() -> None:
     assert "7 packets without their MAC" in findings(seen)[0].text
 
 
+@pytest.mark.parametrize(("gateways", "told"), [
+    (frozenset(), "came from one MAC"), (frozenset({"00:00:5e:00:53:02"}), "came from one MAC"),
+    (frozenset({"00:00:5e:00:53:01"}), ""), (None, "or it is a router: its next hops are not known")])
+def test_a_machine_that_takes_turns_at_many_addresses_is_told_unless_it_is_a_router(gateways: frozenset[str] | None,
+                                                                                   told: str) -> None:
+    macs = {f"198.51.100.{n}": frozenset({"00:00:5e:00:53:01"}) for n in range(100, 200)}
+    seen = replace(table(sample=Sample(100.0, macs=macs)), gateways=gateways)
+    assert told in "".join(finding.text for finding in findings(seen))
+    assert code(seen) is (Health.DEGRADED if told else Health.HEALTHY)
+
+
 def test_the_fallback_is_named_since_it_shuts_senders_out_too() -> None:
     [first, *_] = findings(replace(GOOD, table=None, fallback=True))
     assert first.health is Health.NOT_ENFORCING
