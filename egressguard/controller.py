@@ -37,6 +37,7 @@ from egressguard.judgement import Judgement
 from egressguard.kernel import Kernel
 from egressguard.kernel.events import Culprit
 from egressguard.metrics import Figures
+from egressguard.refused import Refused
 from egressguard.signalling import Signalling
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Controller:
         self._database_fault = database_fault
         self._kept_s = self._saved_s = float("-inf")
         self._listed: tuple[Settings, Inventory] | None = None
-        self._counting = Counting(kernel, database)
+        self._counting, self._refused = Counting(kernel, database), Refused()
         self._news: list[tuple[Transition, Evidence] | Exposure] = []
         self._suspects: list[Culprit] = []
         self._rounds = 0
@@ -228,6 +229,9 @@ class Controller:
         counting, inventory = self._counting, self._inventory
         found: list[Mapping[Host, Attempts]] = [
             counting.tried(sample, inventory, self._judgement.queued, now_s)]
+        self._refused.note(counting.grown, inventory, now_s)
+        if fault := self._refused.fault():
+            faults["senders"] = fault
         with self._noting(faults, "kernel"):
             found += counting.beside.attempts(self._enforcement, now_s)
         with self._noting(faults, "sinkhole"):

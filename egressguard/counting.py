@@ -4,7 +4,7 @@ Counts live in the kernel first: what is recorded here is absolute, and what was
 was killed is counted by the next one.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
@@ -73,6 +73,11 @@ class Counting:
         sample = self._kernel.sample(now_s, since)
         self.totals = totals  # read before the elements: what came later makes the next round look again
         return sample
+
+    @property
+    def grown(self) -> Mapping[Host, int]:
+        """How many attempts each host has made since the last sample."""
+        return self._grown
 
     def tried(self, sample: Sample | None, inventory: Inventory, queued: Collection[Host], now_s: float
               ) -> dict[Host, Attempts]:

@@ -337,12 +337,20 @@ class Enforcement:
             return Deviation("the table was gone when the daemon started", EVERYTHING) if gone else None
         if self._older(ruleset):
             return None
-        # A command may have loaded what the file says now; an upgrade brings others than those that stood.
+        # A command may have loaded what the file says now; an upgrade brings others than those that stood,
+        # and other elements.
         known = {stood, self.kernel.expected(self.rules()).fingerprint}
         if stood and (ruleset.dormant or ruleset.fingerprint not in known):
             return Deviation("the table was edited while no daemon ran", EVERYTHING)
-        changes = self._others_elements(now_s, former) if former is not None else ()
+        same = former is not None and ruleset.fingerprint == self._enforced(former)
+        changes = self._others_elements(now_s, former) if former is not None and same else ()
         return Deviation("set elements were changed while no daemon ran", loose(changes)) if changes else None
+
+    def _enforced(self, former: Site) -> str:
+        """What this version makes of the `former` configuration's rules."""
+        if self.table is not ROUTER:
+            return ""
+        return self.kernel.expected(rules_of(former.settings, former.rules, self.table)).fingerprint
 
     def _others_elements(self, now_s: float, former: Site) -> Changes:
         """What lets more through than `former` and the orders; what comes and goes by itself is left out."""

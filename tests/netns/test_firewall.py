@@ -265,6 +265,18 @@ def test_the_end_of_an_order_stands_in_history_as_its_beginning_does(site: Deplo
     assert [e["kind"] for e in json.loads(say(site, "history", "--json")) if "an emergency" in (e["why"] or "")] == ["open", "end"]
 
 
+@both_families
+def test_a_sender_that_is_configured_behind_another_interface_is_told(site: Deployment, family: int) -> None:
+    text = site.router_config.read_text()
+    site.router_config.write_text(text.replace('["dmz"]', '["X"]').replace('["web"]', '["dmz"]').replace('["X"]', '["web"]'))
+    site.start_router()
+    assert site.status()[1]["findings"] == []
+    site.world.relay.call(outcome, SOMEBODY[family])
+    wait_until(lambda: "attempts of relay (" in str(site.status()[1]["findings"]), "the finding", timeout_s=60)
+    assert site.status()[0] == 2
+    assert "sender's place" in site.egressguard("doctor").stdout
+
+
 def test_quarantine_never_hits_a_sender_and_is_capped(site: Deployment) -> None:
     site.start_router()
     refused = site.egressguard("quarantine", RELAY.ipv6, "--for", "10m", "--reason", "x")
