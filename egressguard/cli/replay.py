@@ -13,7 +13,7 @@ from egressguard.cli.progress import reading
 from egressguard.config import DEFAULT_PATH, read_site
 from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import canonical_address, host_of
-from egressguard.core.replay import Event, replay
+from egressguard.core.replay import Event, Proposed, replay
 from egressguard.core.settings import SMTP_PORT, Detection
 
 COLUMNS = ("time", "source", "destination", "port", "outcome")
@@ -38,7 +38,11 @@ def replay_(trace: Path, config: Path, as_json: bool) -> None:
     detection = read_site(config).settings.detection if config.exists() else Detection()
     for step in replay(_events(trace), detection, PERIOD_S):
         if as_json:
-            click.echo(json.dumps(asdict(step)))
+            held = {"hold_proposed": True} if isinstance(step, Proposed) else {}
+            click.echo(json.dumps(asdict(step) | held))
+        elif isinstance(step, Proposed):
+            click.echo(f"{step.at_s:>12.2f}  {step.host}  hold proposed  ({step.firm:.1f} of its score no "
+                       "neighbour can have forged)")
         else:
             click.echo(f"{step.at_s:>12.2f}  {step.host}  {step.before} → {step.after}  ({step.why})")
 

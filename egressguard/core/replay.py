@@ -1,9 +1,11 @@
-"""Attempts from a list of events instead of from counters: as the router would have counted them.
+"""Attempts from a list of events instead of from counters: as the router would have counted them, and its
+listener would have seen handshakes.
 
 The memory is bounded: a destination is forgotten when the router's counters would have forgotten it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -26,6 +28,33 @@ class Event(NamedTuple):
     verified: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """At `at_s` the host has reached the second bound with evidence that no neighbour can forge: `firm` in
+    nats.
+    """
+
+    host: Host
+    at_s: float
+    firm: float
+    attempts: int
+
+
+class _Round:
+    """What one host did in one round."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.new: list[str] = []
+        self.again: list[str] = []
+        self.proven: list[str] = []
+
+    def attempts(self) -> Attempts:
+        """The same as the judge takes it."""
+        return Attempts(self.count, tuple(self.new), 0, tuple(self.again), len(self.proven),
+                        tuple(self.proven))
+
+
 class Recount:
     """What the router's counters would say of events."""
 
@@ -36,19 +65,20 @@ class Recount:
     def attempts(self, events: Iterable[Event], now_s: float) -> dict[Host, Attempts]:
         """Each host's attempts of one round that ends at `now_s`."""
         self._forget(now_s)
-        rounds: dict[Host, tuple[int, int, list[str], list[str]]] = {}
+        rounds: dict[Host, _Round] = {}
         for event in events:
-            count, verified, new, again = rounds.get(event.host, (0, 0, [], []))
+            found = rounds.setdefault(event.host, _Round())
             seen = self._seen.setdefault(event.host, {})
             last_s = seen.get(event.destination, float("-inf"))
             if now_s - last_s >= REMEMBER_DESTINATION_S:
-                new.append(event.destination)
+                found.new.append(event.destination)
             elif last_s != now_s:
-                again.append(event.destination)
+                found.again.append(event.destination)
+            if event.verified:
+                found.proven.append(event.destination)
             seen[event.destination] = now_s
-            rounds[event.host] = count + 1, verified + event.verified, new, again
-        return {host: Attempts(count, tuple(new), 0, tuple(again), verified)
-                for host, (count, verified, new, again) in rounds.items()}
+            found.count += 1
+        return {host: found.attempts() for host, found in rounds.items()}
 
     def _forget(self, now_s: float) -> None:
         if now_s - self._forgot_s < FORGET_EVERY_S:
@@ -62,13 +92,17 @@ class Recount:
                 del self._seen[host]
 
 
-def replay(events: Iterable[Event], detection: Detection, period_s: float) -> Iterator[Transition]:
-    """How verdicts would have changed, had the router seen `events`, which must come in the order of time."""
+def replay(events: Iterable[Event], detection: Detection, period_s: float) -> Iterator[Transition | Proposed]:
+    """How verdicts would have changed, and whom it would have been proposed to hold, had the router seen
+    `events`, which must come in the order of time.
+    """
     recount, verdicts = Recount(), dict[Host, Verdict]()
     for number, found in groupby(events, lambda event: event.at_s // period_s):
         now_s = (number + 1) * period_s
         changed = judge(verdicts, recount.attempts(found, now_s), detection, now_s)
         yield from transitions(verdicts, changed.values())
+        yield from (Proposed(v.host, now_s, v.firm, v.attempts) for v in changed.values()
+                    if v.hold and not (v.host in verdicts and verdicts[v.host].hold))
         verdicts |= changed
         _drop(verdicts, changed, now_s)
 

@@ -19,7 +19,7 @@ from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import Host
 from egressguard.core.replay import Event, Recount, replay
 from egressguard.core.settings import Detection
-from egressguard.core.verdict import State
+from egressguard.core.verdict import State, Transition
 
 HEAD = "time,source,destination,port,outcome\n"
 SAMPLE = Path(__file__).parents[2] / "docs/examples/trace.csv"
@@ -57,6 +57,26 @@ def test_what_is_wrong_is_named_by_line_and_column(tmp_path: Path, row: str, com
     with pytest.raises(EgressguardError) as raised:
         run(tmp_path, HEAD + row + "\n")
     assert complaint in str(raised.value)
+
+
+def test_handshakes_are_evidence_that_no_neighbour_can_forge_as_they_are_to_the_router(tmp_path: Path) -> None:
+    def told(outcome: str) -> list[str]:
+        rows = "".join(f"{n},198.51.100.1,203.0.113.{n},25,{outcome}\n" for n in range(1, 20))
+        steps = [json.loads(line) for line in run(tmp_path, HEAD + rows, "--json").splitlines()]
+        return [step.get("after") or f"hold {step['hold_proposed']}" for step in steps]
+    assert told("blocked") == ["suspect", "compromised"]
+    assert told("handshake") == ["suspect", "compromised", "hold True"]
+    rows = "".join(f"{n},198.51.100.1,203.0.113.{n},25,handshake\n" for n in range(1, 20))
+    assert "198.51.100.1  hold proposed  (" in run(tmp_path, HEAD + rows)
+
+
+def test_a_replayed_handshake_weighs_what_the_routers_listener_makes_of_it() -> None:
+    """Attempts with proofs, as egressguard/proofs.py joins them."""
+    found = Recount().attempts([Event(1.0, Host("198.51.100.1"), f"203.0.113.{n}", verified=n > 2) for n in range(6)], 1.0)
+    live = attempts.added(
+        attempts.Attempts(6, tuple(f"203.0.113.{n}" for n in range(6))),
+        attempts.Attempts(0, verified=3, proven=("203.0.113.3", "203.0.113.4", "203.0.113.5")))
+    assert found == {Host("198.51.100.1"): live}
 
 
 def test_other_columns_are_refused(tmp_path: Path) -> None:
@@ -101,7 +121,8 @@ def test_memory_does_not_grow_with_the_trace() -> None:
 
 def test_a_slow_bot_is_found_in_a_trace_of_days() -> None:
     events = (Event(n * 400.0, Host("198.51.100.1"), f"203.0.113.{n}") for n in range(200))
-    assert [s.after for s in replay(events, Detection(), 0.25)][:2] == [State.SUSPECT, State.COMPROMISED]
+    steps = [s for s in replay(events, Detection(), 0.25) if isinstance(s, Transition)]
+    assert [s.after for s in steps][:2] == [State.SUSPECT, State.COMPROMISED]
 
 
 def test_a_long_trace_shows_on_a_terminal_how_far_it_is_and_leaves_the_output_alone(tmp_path: Path) -> None:
