@@ -18,12 +18,13 @@ from egressguard.config import DEFAULT_PATH, read_site
 from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import Host
 from egressguard.core.settings import Settings
-from egressguard.core.tuning import ENOUGH_WINDOWS, TARGET, Proposal, proposals
-from egressguard.core.volumes import WINDOW_S
+from egressguard.core.tuning import TARGET, Proposal, missing, proposals
+from egressguard.core.volumes import WINDOW_S, Volume
 from egressguard.database import Database
 from egressguard.relay_records import volumes_of
 
 Found = Mapping[Host, list[Proposal]]
+History = Mapping[Host, Mapping[int, Volume]]
 
 
 @click.command()
@@ -51,31 +52,32 @@ def tune(target: float, policy: Path | None, config: Path, as_json: bool) -> Non
     senders = {key for s in settings.sender for key in map(Host, map(str, s.addresses))}
     found = {host: proposals(windows, target) for host, windows in sorted(history.items())
              if host not in senders}
-    click.echo(_json(found, settings) if as_json else _text(found, settings))
+    click.echo(_json(found, history, settings) if as_json else _text(found, history, settings))
     if policy is not None:
         click.echo(_write(policy, found, settings), err=as_json)
 
 
-def _text(found: Found, settings: Settings) -> str:
+def _text(found: Found, history: History, settings: Settings) -> str:
     names = settings.names()
     lines = []
     for host, ours in found.items():
         lines.append(f"{host} {names.get(host, '')}".rstrip())
-        if not ours:
-            lines.append(f"  too little history: mail in fewer than {ENOUGH_WINDOWS} windows of ten minutes")
         for p in ours:
             least = "; a limit was at work, so more may be wanted" if p.least else ""
             lines.append(f"  {p.kind} = {p.limit}: would have delayed {p.delayed} of {p.total} "
                          f"({p.share:.2%}) in {p.windows} windows, the largest {p.largest}{least}")
+        lines += [f"  {kind}: no proposal, {why}" for kind, why in missing(history[host], ours).items()]
     return "\n".join(lines) or "No relay has reported anything yet: there is nothing to learn from."
 
 
-def _json(found: Found, settings: Settings) -> str:
+def _json(found: Found, history: History, settings: Settings) -> str:
     names = settings.names()
-    return json.dumps({host: {"name": names.get(host), "window_s": WINDOW_S, "limits": {
-        p.kind: {"limit": p.limit, "delayed": p.delayed, "total": p.total, "share": round(p.share, 5),
-                 "windows": p.windows, "largest": p.largest, "limited_already": p.least}
-        for p in ours}} for host, ours in found.items()}, indent=1)
+    return json.dumps({host: {
+        "name": names.get(host), "window_s": WINDOW_S,
+        "limits": {p.kind: {"limit": p.limit, "delayed": p.delayed, "total": p.total,
+                            "share": round(p.share, 5), "windows": p.windows, "largest": p.largest,
+                            "limited_already": p.least} for p in ours},
+        "no_proposal": missing(history[host], ours)} for host, ours in found.items()}, indent=1)
 
 
 def _write(path: Path, found: Found, settings: Settings) -> str:

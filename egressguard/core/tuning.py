@@ -1,8 +1,9 @@
 """What limit would have delayed just a few of a web server's messages: learnt from what relays have reported.
 
-History has counts per window of ten minutes. Whatever is over a limit waits and comes in the next window, so
-the share that would have been delayed follows from the counts alone. It is a model: windows stand still while
-a relay's slide, so a burst across a boundary is delayed a little more than is said here.
+History has counts per window of ten minutes, and no more than relays report (`UNKNOWN`). Whatever is over a
+limit waits and comes in the next window, so the share that would have been delayed follows from the counts
+alone. It is a model: windows stand still while a relay's slide, so a burst across a boundary is delayed a
+little more than is said here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,18 @@ from egressguard.core.volumes import Volume
 TARGET = 0.01
 ENOUGH_WINDOWS = 12  # two hours with mail: with less there is nothing to learn from
 KINDS = ("messages", "recipients", "refused_recipients")
+KNOWN_SHARE = 0.5  # of messages whose own recipients must be known
+# Why there is no proposal for a limit of the relay.
+UNKNOWN = dict.fromkeys(("connections", "open_connections", "messages_per_connection"),
+                        "relays report nothing of it, so history has no data")
+FEW_ALONE = {"recipients_per_message": "history has the recipients of a window, and too few windows in which "
+                                      "these tell how many each message had"}
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A limit per window for one kind, and what it would have done: `delayed` of `total`, in `windows`.
+    """A limit for one kind, per window or per message, and what it would have done: `delayed` of `total`, in
+    `windows`.
 
     `least` is whether a relay's limit was at work already: then what was wanted is more than what was seen.
     """
@@ -47,7 +55,34 @@ def proposals(history: Mapping[int, Volume], target: float = TARGET) -> list[Pro
         counts = dict(zip(history, columns[kind], strict=True))
         if sum(n > 0 for n in counts.values()) >= ENOUGH_WINDOWS:
             found.append(_proposal(kind, counts, target, held))
-    return found
+    return found + _per_message(history, target, held)
+
+
+def missing(history: Mapping[int, Volume], found: Sequence[Proposal]) -> dict[str, str]:
+    """Why there is no proposal for the other limits, by name."""
+    few = f"mail in fewer than {ENOUGH_WINDOWS} windows of ten minutes"
+    windows, proposed = history.values(), {proposal.kind for proposal in found}
+    seen = {"messages": any(v.accepted for v in windows), "recipients": any(v.recipients for v in windows),
+            "refused_recipients": any(v.refused for v in windows)}
+    reasons = {kind: f"too little history: {few}" if seen[kind] else "there was none" for kind in KINDS}
+    return {kind: why for kind, why in {**reasons, **FEW_ALONE, **UNKNOWN}.items() if kind not in proposed}
+
+
+def _per_message(history: Mapping[int, Volume], target: float, held: bool) -> list[Proposal]:
+    """What each message had is known where a window had but one, or as many recipients as messages."""
+    alone = [v for v in history.values() if v.accepted and (v.accepted == 1 or v.recipients == v.accepted)]
+    known, total = sum(v.accepted for v in alone), sum(v.accepted for v in history.values())
+    if len(alone) < ENOUGH_WINDOWS or known < KNOWN_SHARE * total:
+        return []
+    sizes = sorted(((max(1, v.recipients // v.accepted), v.accepted) for v in alone), reverse=True)
+    over, limit = 0, sizes[0][0]
+    for size, messages in sizes:
+        limit = size
+        if over + messages > target * known:
+            break
+        over += messages
+    over = sum(messages for size, messages in sizes if size > limit)
+    return [Proposal("recipients_per_message", limit, known, over, len(alone), sizes[0][0], held)]
 
 
 def _proposal(kind: str, counts: Mapping[int, int], target: float, held: bool) -> Proposal:

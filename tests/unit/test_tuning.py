@@ -12,10 +12,11 @@ from egressguard.cli import cli
 from egressguard.cli.policy_file import MARKS, replaced, write
 from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import Host
-from egressguard.core.tuning import delayed, proposals
+from egressguard.core.tuning import delayed, missing, proposals
 from egressguard.core.volumes import Volume
 from egressguard.database import Database
 from egressguard.relay_records import add_volumes
+from egressguard_milter.policy import LEVELS, RATES
 
 SITE = Path(__file__).parents[2] / "docs/examples/egressguard.toml"
 
@@ -45,6 +46,34 @@ def test_too_little_history_proposes_nothing() -> None:
 def test_where_a_limit_was_at_work_it_is_said() -> None:
     [messages] = proposals({n: Volume(accepted=40, deferred=9) for n in range(20)})
     assert messages.least
+
+
+ALL = {"connections", "messages", "recipients", "refused_recipients", "open_connections", "recipients_per_message",
+       "messages_per_connection"}
+
+
+@given(st.lists(st.builds(Volume, st.integers(0, 3), st.just(0), st.integers(0, 5), st.integers(0, 1)), max_size=40))
+def test_each_limit_of_a_relay_is_proposed_or_it_is_said_why_not(windows: list[Volume]) -> None:
+    assert {*RATES, *LEVELS} == ALL, "a new limit must be proposed, or be named as one without data"
+    history = dict(enumerate(windows))
+    found = proposals(history)
+    proposed = [p.kind for p in found]
+    assert sorted([*proposed, *missing(history, found)]) == sorted(ALL)
+
+
+@given(st.lists(st.integers(1, 50), min_size=20, max_size=60), st.sampled_from([0.0, 0.01, 0.1]))
+def test_recipients_of_a_message_are_learnt_where_a_window_had_but_one(sizes: list[int], target: float) -> None:
+    history = {n: Volume(1, 0, size, 0) for n, size in enumerate(sizes)}
+    [found] = [p for p in proposals(history, target) if p.kind == "recipients_per_message"]
+    assert found.delayed == sum(size > found.limit for size in sizes) <= target * len(sizes)
+    assert found.limit == 1 or sum(size > found.limit - 1 for size in sizes) > target * len(sizes)
+
+
+def test_recipients_of_a_message_are_not_guessed_from_a_windows_mean() -> None:
+    history = {n: Volume(10, 0, 25, 0) for n in range(50)} | {n: Volume(1, 0, 2, 0) for n in range(100, 105)}
+    found = proposals(history)
+    assert "recipients_per_message" not in [p.kind for p in found]
+    assert "too few windows" in missing(history, found)["recipients_per_message"]
 
 
 def test_the_owners_part_of_a_policy_is_kept_byte_for_byte() -> None:
@@ -92,6 +121,9 @@ def test_a_policy_is_proposed_and_written_and_a_rule_of_ones_own_is_left_alone(t
     assert done.exit_code == 0, done.output
     assert "198.51.100.11 web1\n  messages = " in done.output
     assert "192.0.2.10" not in done.output, "a sender has no limit of this kind"
+    for kind in ("connections", "open_connections", "messages_per_connection"):
+        assert f"  {kind}: no proposal, relays report nothing of it" in done.output
+    assert "  refused_recipients: no proposal, there was none" in done.output
     written = tomllib.loads(policy.read_text())
     assert policy.read_text().startswith("# mine\n")
     assert [c["match"][0] for c in written["client"]] == ["198.51.100.12", "198.51.100.11"]
