@@ -3,8 +3,12 @@
 One hour in the life of a compromised web server whose bot sends 10,000 messages, half of them directly, half
 through the relay, beside a healthy web server that sends 120 through the same relay. Real nft rules, daemons,
 Postfix and milter; what counts is what arrives at the sink outside. Time is scaled: an hour takes 3600 / N
-seconds, and every window, lifetime and period is divided by N as well (periods not below 50 ms, so the
-daemons are slower than in life by what is missing). The arms run beside each other, each in its own network.
+seconds, and every window, lifetime and period is divided by N as well (periods not below 50 ms, lifetimes not
+below a second, so the daemons are slower than in life by what is missing; and the judge's own times are not
+divided, so it is slower as well). The arms run beside each other, each in its own network.
+
+A host with a mail history has mailed to some domains by the relay, as a web server does, before its bot
+begins: to the judge it may be a mail server that has lost its way.
 """
 
 import argparse
@@ -19,29 +23,34 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from egressguard.exchange import open_exchange
 from egressguard_milter.policy import Tiers
 from lab.deployment import MILTER_PORT, Deployment
 from lab.mail import send
-from lab.namespaces import wait_until
+from lab.namespaces import LabError, wait_until
 from lab.network import RELAY, WEB2, World
 from lab.postfix import Postfix
 from lab.sink import Sink
 
 SPAM, HEALTHY = 10_000, 120  # messages an hour
-HOUR_S = 3600.0
+HOUR_S, WINDOW_S = 3600.0, 600.0
 MOST_STRETCH = 1.05  # a longer hour has more windows
 STATIC = 40  # messages in ten minutes: the how-to's MsgRate
 DEFAULT = Tiers().compromised.factor
+HISTORY = 5  # domains: three are enough for the judge to expect a queue
+OURS = ("egressguard", "egressguard, mail history")
 REQUIRED, REQUIRED_DELAYED = 0.1, 0.01  # of the static limits' spam; of the healthy server's messages
 ARMS = {
     "nothing": "no firewall, no limits",
     "firewall only": "port 25 is shut, the relay takes everything",
     "static limits": f"port 25 is shut, ze-filter's limit: {STATIC} messages in 10 minutes",
     "egressguard": f"the same limit, {DEFAULT:g} times that for a compromised host (the default)",
+    "egressguard, mail history":
+        f"the same, and the bot's host has mailed to {HISTORY} domains by the relay before",
     "egressguard, factor 0.1": "the same limit, a tenth of it for a compromised host",
 }
 
@@ -61,11 +70,13 @@ def play(arm: str, scale: float, seed: int) -> dict[str, Any]:
             deployment.start_milter()
         ending.enter_context(Postfix(
             world.relay, networks=("192.0.2.0/26", "198.51.100.0/24", "[2001:db8::]/32"),
-            routes={"outside.example": "203.0.113.130"}, milter=MILTER_PORT if limited else None))
+            routes=dict.fromkeys(("outside.example", *_domains()), "203.0.113.130"),
+            milter=MILTER_PORT if limited else None))
+        history = _mail_before(world, deployment, scale) if "history" in arm else 0
         began_s = time.monotonic()
         relayed, healthy = _hour(world, scale, seed)
         stretch = (time.monotonic() - began_s) * scale / HOUR_S
-        expected = relayed[250] + healthy[250]
+        expected = relayed[250] + healthy[250] + history
         wait_until(lambda: _arrived(sink, RELAY.ipv4) >= expected, "all that the relay took", timeout_s=120)
         arrived = Counter(m.subject.split()[0] for m in sink.messages())
         return {"arm": arm, "spam_delivered": arrived["spam"], "spam_taken_by_relay": relayed[250],
@@ -74,16 +85,39 @@ def play(arm: str, scale: float, seed: int) -> dict[str, Any]:
                 "stretch": round(stretch, 3)}
 
 
+def _domains() -> list[str]:
+    return [f"customer{n}.example" for n in range(HISTORY)]
+
+
+def _mail_before(world: World, deployment: Deployment, scale: float) -> int:
+    """What the bot's host mails before it has a bot, until the router knows of it and the relay's window is
+    empty.
+    """
+    wait_until(lambda: deployment.status()[1]["relays"].get("relay", {}).get("fresh"), "a first report")
+    for domain in _domains():
+        if _send(world.web2, RELAY.ipv4, "before", f"somebody@{domain}") != 250:
+            raise LabError("the relay took no mail of the host before its bot")
+
+    def reported() -> bool:
+        with closing(open_exchange(deployment.exchange_url, read_only=True)) as exchange:
+            return any(client.domains >= HISTORY for report in exchange.reports()
+                       for client in report.clients.values())
+    wait_until(reported, "a report of them")
+    time.sleep(2 * WINDOW_S / scale)
+    return HISTORY
+
+
 def _configure(deployment: Deployment, arm: str, scale: float) -> None:
     period_s = max(0.05, 0.25 / scale)
     deployment.amend('router = "router"', f'router = "router"\nperiod_s = {period_s}')
     text = deployment.milter_config.read_text()
-    text = text.replace("window_s = 600.0", f"window_s = {600 / scale}")
+    text = text.replace("window_s = 600.0", f"window_s = {WINDOW_S / scale}")
     if arm == "static limits":
         text = text.replace("exchange.db", "nobody.db")
-    if arm == "egressguard":
+    if arm in OURS:
         text = text.replace("factor = 0.1", f"factor = {DEFAULT}")
-    deployment.milter_config.write_text(f"signal_poll_s = {max(0.05, 0.2 / scale)}\n{text}")
+    deployment.milter_config.write_text(f"signal_poll_s = {max(0.05, 0.2 / scale)}\n"
+                                        f"report_lifetime_s = {max(1.0, 30 / scale)}\n{text}")
     # A score's half-life of an hour is long enough at any scale: no verdict lapses within the hour.
 
 
@@ -115,8 +149,8 @@ def _hour(world: World, scale: float, seed: int) -> tuple[Counter[int], Counter[
     return relayed, healthy
 
 
-def _send(host: Any, server: str, subject: str) -> int:
-    return send(host, server, recipients=["victim@outside.example"], subject=subject).code
+def _send(host: Any, server: str, subject: str, recipient: str = "victim@outside.example") -> int:
+    return send(host, server, recipients=[recipient], subject=subject).code
 
 
 def _direct(address: str, subject: str) -> None:
@@ -153,7 +187,7 @@ def main() -> None:
              for figures in beside_each_other(arguments.scale, seed)]
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
-    ours = [figures for figures in found if figures["arm"] == "egressguard"]
+    ours = [figures for figures in found if figures["arm"] in OURS]
     leaked = max(figures["of_static"] for figures in ours)
     delayed = max(figures["healthy_delayed"] / figures["healthy_sent"] for figures in ours)
     print(f"at worst {leaked:.3f} of what static limits let out (required: {REQUIRED}), "

@@ -283,6 +283,7 @@ class Controller:
         if self._database_fault:
             with suppress(DatabaseError):
                 self._database.keep_in(Path(self._settings.database))
+                self._judgement.renumbered()
                 self._following.write_down_again()
                 self._database_fault = ""
 

@@ -5,6 +5,7 @@ it. Recording may fail for a while: what could not be written waits here, in bou
 """
 
 import logging
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ from egressguard.reports import Reports
 log = logging.getLogger(__name__)
 
 SETTLING = "settling"
+FORGIVEN = "forgiven"  # the line of history up to which releases are in the recorded verdicts
 MOST_EXPLAINED = 1000  # hosts whose evidence is written down at once
 MOST_STEPS = 10_000  # history kept in memory while the database refuses
 
@@ -53,19 +55,25 @@ class Judgement:
         self._moved: dict[Host, None] = {}
         self.reports = Reports(database)
         self._settling_until_s = float("-inf")
-        self._history = 0
+        self._history = self._forgiven = 0
+        self._released: frozenset[Host] = frozenset()
 
     def __len__(self) -> int:
         return len(self._verdicts)
 
     def start(self, now_s: float) -> None:
         """Takes up what history knows. Raises DatabaseError."""
-        self._history, _ = self._database.released(0)
+        last, _ = self._database.released(0)
+        self._forgiven = int(self._database.meta(FORGIVEN) or -1)
+        self._history = self._forgiven if self._forgiven >= 0 else last
         self._verdicts = self._database.verdicts(now_s)
         self.reports.start()
         boot, _, until = (self._database.meta(SETTLING) or "").partition(" ")
         self._settling_until_s = float(until) if boot == boot_id() else float("-inf")
-        self._bad = {host: v for host, v in self._verdicts.items() if v.state is not State.CLEAN}
+        self._verdicts |= {host: v._replace(until_s=v.memory.past.queue.doubt_until_s)
+                           for host, v in self._verdicts.items()
+                           if v.until_s == math.inf and v.undecided and v.memory.past.queue is not None}
+        self._bad = {host: v for host, v in self._verdicts.items() if v.told is not State.CLEAN}
 
     def settle(self, before: Settings, after: Settings, now_s: float) -> None:
         """Whoever is shut out by `after`, and was not by `before`, comes with a queue, which is no spambot's
@@ -86,6 +94,8 @@ class Judgement:
         for at_s, evidence in lots:
             self._absorb(detection.judge(self._verdicts, evidence, settings, at_s, settling=settling,
                                          waning=self._bad if at_s == now_s else ()), evidence)
+        self._release(self._released, now_s)
+        self._released = frozenset()
 
     def weigh_reports(self, leases: Leases[Report], inventory: Inventory, settings: Detection,
                       now_s: float) -> None:
@@ -98,10 +108,24 @@ class Judgement:
             self._absorb(changed)
 
     def forgive(self, inventory: Inventory, now_s: float) -> None:
-        """Releases the hosts that an operator has released since the last round. Raises DatabaseError."""
+        """Releases the hosts that an operator has released since the last round, or since a round was last
+        recorded by a daemon that is gone. What they had tried until then may come to be weighed in this round
+        only, so they are released after it once more. Raises DatabaseError.
+        """
         self._history, hosts = self._database.released(self._history)
-        found = {inventory.machine_of.get(host, host) for host in hosts} & self._verdicts.keys()
-        self._absorb({host: detection.release(self._verdicts[host], now_s) for host in found}, found)
+        self._released = frozenset(inventory.machine_of.get(host, host) for host in hosts)
+        self._release(self._released, now_s)
+
+    def renumbered(self) -> None:
+        """History was copied into another file, where its lines have other numbers. Raises DatabaseError."""
+        self._history, _ = self._database.released(0)
+        self._forgiven = -1
+
+    def _release(self, hosts: Iterable[Host], now_s: float) -> None:
+        known = [self._verdicts[host] for host in hosts if host in self._verdicts]
+        found = {verdict.host: detection.release(verdict, now_s) for verdict in known}
+        if found:
+            self._absorb(found, found)
 
     def _absorb(self, changed: dict[Host, Verdict], at_once: Iterable[Host] = ()) -> None:
         """Takes verdicts over; those on hosts `at_once`, and new states, are recorded with this round."""
@@ -111,13 +135,14 @@ class Judgement:
                         step.host, step.before, step.after, step.score, step.attempts, step.why)
         self._verdicts |= changed
         for host, verdict in changed.items():
-            if verdict.state is not State.CLEAN:
+            before = self._bad.get(host)
+            if verdict.told is not State.CLEAN:
                 self._bad[host] = verdict
-            elif host in self._bad:
+            elif before is not None:
                 del self._bad[host]
+            if verdict.told is not (State.CLEAN if before is None else before.told):
+                self._states = None
             self._mark(host, verdict.memory.past.queue)
-        if steps:
-            self._states = None
         self.unsaved |= {host: changed[host] for host in (*at_once, *(step.host for step in steps))}
         self._changed |= dict.fromkeys(step.host for step in steps)
         self._moved |= dict.fromkeys(changed)
@@ -127,7 +152,7 @@ class Judgement:
     def _mark(self, host: Host, queue: Queue | None) -> None:
         if queue is not None:
             self.queued.add(host)
-            (self.owed.add if queue.owed else self.owed.discard)(host)
+            (self.owed.add if queue.owed or queue.again else self.owed.discard)(host)
         elif host in self.queued:
             self.queued.discard(host)
             self.owed.discard(host)
@@ -140,7 +165,7 @@ class Judgement:
     def counts(self) -> Counter[State]:
         """How many hosts are in each state."""
         found = Counter(verdict.state for verdict in self._bad.values())
-        found[State.CLEAN] = len(self._verdicts) - len(self._bad)
+        found[State.CLEAN] += len(self._verdicts) - len(self._bad)
         return found
 
     def hurry(self) -> None:
@@ -158,11 +183,13 @@ class Judgement:
         `db`: their verdicts and that belong together.
         """
         self.reports.write(db, None if self._whole else self.unsaved)
+        if self._forgiven != self._history:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (FORGIVEN, str(self._history)))
 
     def saved(self) -> None:
         """What was unsaved has been recorded."""
         self.reports.written(None if self._whole else self.unsaved)
-        self.unsaved, self.steps, self._whole = {}, [], False
+        self.unsaved, self.steps, self._whole, self._forgiven = {}, [], False, self._history
 
     def explain(self, now_s: float, *, everything: bool = False) -> None:
         """Writes down what made verdicts: of new ones, or of all that moved. Raises DatabaseError."""
@@ -186,8 +213,8 @@ class Judgement:
 
     def states(self, machine_of: Mapping[Host, Host], senders: frozenset[Host] = frozenset()
                ) -> dict[Host, State]:
-        """The state of every host that is not clean, under every key of its machine; without the keys of
-        `senders`, which a relay would take for the senders themselves.
+        """The state that relays are told of a host, under every key of its machine; without clean ones and
+        the keys of `senders`, which a relay would take for the senders themselves.
         """
         if self._states is None:
             self._states = {key: state for key, state in states_by_key(self._bad.values(), machine_of).items()
@@ -196,5 +223,5 @@ class Judgement:
 
     def causes(self, machine_of: Mapping[Host, Host]) -> dict[Host, str]:
         """What such a host's attempts look like, likewise."""
-        causes = {host: str(verdict.cause) for host, verdict in self._bad.items()}
+        causes = {host: verdict.cause_told for host, verdict in self._bad.items()}
         return causes | {key: causes[host] for key, host in machine_of.items() if host in causes}

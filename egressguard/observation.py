@@ -25,7 +25,7 @@ from egressguard.core.ruleset import TABLE
 from egressguard.core.settings import Settings
 from egressguard.core.tables import BRIDGE, ROUTER, TABLES
 from egressguard.core.tables import Table as Kind
-from egressguard.core.verdict import Verdict
+from egressguard.core.verdict import UNDECIDED, Verdict
 from egressguard.core.wanted import Here, elements, tables
 from egressguard.database import Database
 from egressguard.exchange import open_exchange
@@ -234,5 +234,7 @@ def _add_published(bulletin: Bulletin, settings: Settings, verdicts: dict[Host, 
     machine_of = settings.machine_of()
     for key, state in bulletin.verdicts.items():
         host = machine_of.get(key, key)
+        if bulletin.causes.get(key) == UNDECIDED:
+            continue  # relays are told the worse of two possibilities, people that it is not decided
         if host not in verdicts or verdicts[host].state.rank < state.rank:
             verdicts[host] = Verdict(host, state, 0.0, now_s(), now_s(), why="published, not recorded")

@@ -79,7 +79,7 @@ def end(config: Path, host: Host | None, reason: str) -> str:
         ended = [o for o in standing if _concerns(o, host, site.settings)]
         first = None if host is None else site.settings.machine_of().get(host, host)
         judged = None if first is None else database.verdicts(now_s()).get(first)
-        bad = judged is not None and judged.state is not State.CLEAN
+        bad = judged is not None and judged.told is not State.CLEAN
         if not ended and not bad:
             raise EgressguardError(f"no order stands on {host or 'the site'}"
                                    + (", and its verdict is clean" if host is not None else ""))

@@ -32,7 +32,9 @@ from egressguard.core.memory import (
     SATURATED,
     Memory,
     Past,
+    bit_of,
     destinations_of,
+    salt_from,
     visited,
     with_contribution,
 )
@@ -43,9 +45,7 @@ from egressguard.core.weights import SOON, Weights, weight_of_new, weights
 
 CLEAN = State.CLEAN
 CANCELLED_AT_MOST = 0.4  # so that the hysteresis of state_of() holds a verdict against any repetition
-STILL_RELAYS_S = 600.0
 REMEMBER_MAIL_S = 14 * 86400.0  # how long a relay's client is remembered as one
-LOST_AFTER_S = 120.0  # mail that a relay took so shortly after the first attempts was on its way before
 
 
 def judge(previous: Mapping[Host, Verdict], evidence: Mapping[Host, Attempts], detection: Detection,
@@ -82,8 +82,10 @@ def judge_reports(previous: Mapping[Host, Verdict], volumes: Mapping[Host, Volum
             past = past._replace(contributions=with_contribution(
                 past.contributions, now_s, words, volume.refused or volume.senders or volume.deferred or 1,
                 relays - memory.relays))
+        messages = volume.accepted + volume.deferred
         past = past._replace(mailed=max(volume.domains, _mailed(past, now_s)), told_s=now_s,
-                             relayed_s=now_s if volume.accepted else past.relayed_s)
+                             relayed_s=now_s if messages else past.relayed_s,
+                             queue=past.queue and queue.told(past.queue, messages, now_s))
         verdicts[host] = _settled(old, memory._replace(relays=relays, past=past), w, now_s)
     return verdicts
 
@@ -171,18 +173,19 @@ def _remembered(past: Past, attempts: Attempts, now_s: float) -> tuple[list[str]
     fresh: list[str] = []
     again = list(attempts.retried)
     full = (bits | old_bits).bit_count() > SATURATED
+    salt = past.salt or salt_from(attempts.new_destinations[0])
     for destination in attempts.new_destinations:
-        bit = 1 << (hash(destination) % BITS)  # keyed anew in every process: nobody can choose a bit
+        bit = bit_of(salt, destination, BITS)
         (fresh if full or not (bits | old_bits) & bit else again).append(destination)
         bits |= bit
-    return fresh, tuple(again), Past(bits, old_bits, turned_s, *past[3:])
+    return fresh, tuple(again), Past(bits, old_bits, turned_s, *past[3:10], salt)
 
 
 def _noted(past: Past, fresh: list[str], new: int, weight: float, now_s: float) -> Past:
     """The past with what a person may want to read."""
     contributions = with_contribution(past.contributions, now_s, "new destinations", new, weight,
                                       tuple(fresh[:SAMPLES]))
-    return Past(*past[:7], contributions, past.before, past.proven)
+    return Past(*past[:7], contributions, *past[8:])
 
 
 def _proven(past: Past, destinations: tuple[str, ...], verified: float, w: Weights,
@@ -192,16 +195,16 @@ def _proven(past: Past, destinations: tuple[str, ...], verified: float, w: Weigh
     Otherwise a neighbour could forge attempts to many destinations in the name of a host whose own program
     completes handshakes with one.
     """
-    bits = past.proven
+    bits, salt = past.proven, past.salt or salt_from(destinations[0])
     fresh: list[str] = []
     for destination in destinations:
-        bit = 1 << (hash(destination) % BITS)
+        bit = bit_of(salt, destination, BITS)
         if not bits & bit:
             bits |= bit
             fresh.append(destination)
     contributions = with_contribution(past.contributions, now_s, "handshakes completed", len(destinations),
                                       0.0, tuple(fresh[:SAMPLES]))
-    past = past._replace(proven=bits, contributions=contributions)
+    past = past._replace(proven=bits, contributions=contributions, salt=salt)
     return min(verified + len(fresh) * w.new, w.ceiling), past
 
 
@@ -210,15 +213,19 @@ def _queued(past: Past, quiet_s: float, fresh: list[str], retried: tuple[str, ..
     """The past after what may be a mail server's queue has been tried."""
     q, relayed_s = past.queue, past.relayed_s
     if q is not None:
-        q = q._replace(suspicion=q.suspicion * rest)
-    relays_now = now_s - relayed_s < STILL_RELAYS_S
+        q = queue.repaired(q._replace(suspicion=q.suspicion * rest), relayed_s, now_s)
+    relays_now = now_s - relayed_s < queue.STILL_RELAYS_S
     if fresh and not (relays_now and quiet_s < queue.DAY_S):
         q = queue.expected(q, _mailed(past, now_s), settling, quiet_s, now_s)
     if q is None:
         return past
-    if fresh and q.budget and relays_now and relayed_s - q.began_s > LOST_AFTER_S:
+    if fresh and q.budget and queue.relays_on(q, relayed_s, now_s):
         q = queue.closed(q, gained)  # it still mails through the relay, so it has not lost its way there
-    return past._replace(queue=queue.after(q, fresh, retried, unknown, gained, w.new, now_s))
+    q = queue.after(q, fresh, retried, unknown, gained, w.new, now_s)
+    # Whom the site has just shut out may be led to the relay now, and is meant to arrive there.
+    if (fresh or unknown) and gained >= w.compromised and not settling:
+        q = queue.doubted(q, now_s)
+    return past._replace(queue=q)
 
 
 def score_of(memory: Memory) -> float:
@@ -244,12 +251,16 @@ def _settled(old: Verdict, memory: Memory, w: Weights, now_s: float, attempts: i
         if state is not before:
             cause, since_s = likeliest(memory, state), now_s
             why = _why(memory, total + attempts, state.rank > before.rank, cause)
+    queue_ = memory.past.queue
+    doubt_until_s = queue_.doubt_until_s if queue_ is not None else -math.inf
+    until_s = doubt_until_s if doubt_until_s > now_s else math.inf
     if state is CLEAN:
-        return Verdict(host, state, score, since_s, now_s, total + attempts, why, cause, 0.0, math.inf, False,
+        return Verdict(host, state, score, since_s, now_s, total + attempts, why, cause, 0.0, until_s, False,
                        memory)
     firm = min(memory.verified + memory.relays, score)
     return Verdict(host, state, score, since_s, now_s, total + attempts, why, cause, firm,
-                   _falls_at(score, state, w, now_s), firm >= w.hold and state is State.COMPROMISED, memory)
+                   min(until_s, _falls_at(score, state, w, now_s)),
+                   firm >= w.hold and state is State.COMPROMISED, memory)
 
 
 def _falls_at(score: float, state: State, w: Weights, now_s: float) -> float:

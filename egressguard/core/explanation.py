@@ -38,8 +38,9 @@ def to_json(verdict: Verdict) -> str:
     memory = verdict.memory
     queue = memory.past.queue
     return json.dumps([str(_cause(verdict)), memory.gained, [memory.application, memory.prober, memory.mta],
-                       memory.relays, memory.visits, destinations_of(memory), queue and len(queue.owed),
-                       queue.paid if queue else 0, memory.past.contributions])
+                       memory.relays, memory.visits, destinations_of(memory),
+                       queue and len(queue.owed) + len(queue.again), queue.paid if queue else 0,
+                       memory.past.contributions])
 
 
 def from_json(text: str) -> Explanation:
@@ -69,6 +70,9 @@ def sentences(name: str, verdict: Verdict | None, found: Explanation | None, det
         lines.append(f"If nothing more happens, the verdict falls in {ago(left_s)}.")
     elif found is not None and found.cause != Cause.UNKNOWN:
         lines.append(f"What it does looks like a {found.cause}.")
+    if _undecided(verdict, now_s):
+        lines.append("It is a spambot, or a mail server that has lost its way to the relay: its retries will "
+                     "show which. Until then, relays limit it as a compromised host.")
     lines.append(f"The score was {verdict.score:.1f} {ago(now_s - verdict.at_s)} ago; {w.suspect:.1f} is the "
                  f"bound of suspect, {w.compromised:.1f} of compromised, and it halves every "
                  f"{ago(w.half_life_s)}.")
@@ -76,6 +80,11 @@ def sentences(name: str, verdict: Verdict | None, found: Explanation | None, det
         lines.append(f"{verdict.firm:.1f} of it no neighbour can have forged; that is enough to propose that "
                      "the host is held; `egressguard quarantine` does it, when you decide so.")
     return lines + (_reasons(found) if found is not None else [])
+
+
+def _undecided(verdict: Verdict, now_s: float) -> bool:
+    queue = verdict.memory.past.queue
+    return verdict.undecided and queue is not None and queue.doubt_until_s > now_s
 
 
 def _reasons(found: Explanation) -> list[str]:
@@ -106,7 +115,7 @@ def as_dict(verdict: Verdict, found: Explanation | None, now_s: float) -> dict[s
     return {
         "verdict": verdict.state, "cause": found.cause if found else verdict.cause,
         "score": round(verdict.score, 3), "firm": round(verdict.firm, 3), "hold_proposed": verdict.hold,
-        "why": verdict.why, "attempts": verdict.attempts,
+        "why": verdict.why, "attempts": verdict.attempts, "undecided": _undecided(verdict, now_s),
         "in_this_state_s": round(max(0.0, now_s - verdict.since_s), 1),
         "falls_in_s": None if verdict.until_s == math.inf else round(max(0.0, verdict.until_s - now_s), 1),
         "destinations": found.destinations if found else None,

@@ -4,7 +4,9 @@ Everything is bounded: the destinations of the last day or two are a bitmap, the
 may want to read are the newest few, and the retries that a queue owes are capped.
 """
 
+import json
 import struct
+from hashlib import blake2b
 from typing import NamedTuple
 
 from egressguard.core.queue import Queue
@@ -35,8 +37,8 @@ class Contribution(NamedTuple):
 
 class Past(NamedTuple):
     """What seldom changes. `bits` and `old_bits` are the destinations tried since `turned_s`, and the day
-    before; `before` is how many there were when the process began, `proven` are those that a handshake was
-    completed towards.
+    before, `proven` those that a handshake was completed towards; `salt` says which bit is whose (`bit_of`).
+    `before` is how many there were in the memory of a version that did not keep them.
 
     `mailed` is to how many domains the host has mailed through relays, as last told at `told_s`; `relayed_s`
     is when a relay last took mail from it; `queue` is what a mail server there would owe.
@@ -52,6 +54,7 @@ class Past(NamedTuple):
     contributions: tuple[Contribution, ...] = ()
     before: int = 0
     proven: int = 0
+    salt: int = 0
 
 
 NO_PAST = Past()
@@ -81,23 +84,83 @@ class Memory(NamedTuple):
 
 
 NOTHING = Memory()
-LASTING = struct.Struct("<7d6I")
+SUMS = struct.Struct("<7d6I")  # all that the first versions kept
+KNOWN = struct.Struct("<Q2d4I")  # salt, two ages, and how long each of the following is
 
 
-def freeze(memory: Memory) -> bytes:
-    """What should outlive the process, as bytes; destinations and what a queue owes are not worth a write."""
-    return LASTING.pack(*memory[:7], *memory.visits, destinations_of(memory), memory.past.mailed)
+def salt_from(destination: str) -> int:
+    """A salt that nobody can guess: Python keys its hash of text anew in every process."""
+    return hash(destination) & (1 << 64) - 1 or 1
+
+
+def bit_of(salt: int, destination: str, bits: int) -> int:
+    """The bit that stands for `destination`: nobody without the salt can choose destinations that share one,
+    and it is the same in the next process.
+    """
+    digest = blake2b(destination.encode(), digest_size=8, salt=salt.to_bytes(8, "little")).digest()
+    return 1 << (int.from_bytes(digest, "little") % bits)
+
+
+def freeze(memory: Memory, at_s: float) -> bytes:
+    """What should outlive the process, as at `at_s`: but not the contributions and gaps between visits."""
+    past = memory.past
+    parts = [*map(_bytes, (past.bits, past.old_bits, past.proven)), _frozen_queue(past.queue, at_s)]
+    ages = at_s - past.turned_s, at_s - memory.last_s
+    return b"".join((SUMS.pack(*memory[:7], *memory.visits, destinations_of(memory), past.mailed),
+                     KNOWN.pack(past.salt, *ages, *map(len, parts)), *parts))
 
 
 def thaw(frozen: bytes | None, at_s: float) -> Memory:
     """The memory in `frozen` as at `at_s`; an empty one when it is none."""
-    if frozen is None or len(frozen) != LASTING.size:
+    if frozen is None or len(frozen) < SUMS.size:
         return NOTHING
-    found = LASTING.unpack(frozen)
+    found = SUMS.unpack_from(frozen)
     soon, regular, late, runs, before, mailed = found[7:]
     past = Past(before=before, mailed=mailed, told_s=at_s)
-    return NOTHING._replace(**dict(zip(Memory._fields[:7], found, strict=False)),
-                            visits=(soon, regular, late, runs), past=past)
+    memory = NOTHING._replace(**dict(zip(Memory._fields[:7], found, strict=False)),
+                              visits=(soon, regular, late, runs), past=past)
+    try:
+        return _with_known(memory, frozen[SUMS.size:], at_s) if len(frozen) > SUMS.size else memory
+    except (struct.error, ValueError, TypeError):
+        return NOTHING
+
+
+def _with_known(memory: Memory, frozen: bytes, at_s: float) -> Memory:
+    salt, turned_ago_s, last_ago_s, *lengths = KNOWN.unpack_from(frozen)
+    parts, begin = [], KNOWN.size
+    for length in lengths:
+        parts.append(frozen[begin:begin + length])
+        begin += length
+    bits, old_bits, proven = (int.from_bytes(part, "little") for part in parts[:3])
+    return memory._replace(last_s=at_s - last_ago_s, past=memory.past._replace(
+        bits=bits, old_bits=old_bits, turned_s=at_s - turned_ago_s, proven=proven, salt=salt,
+        before=0 if bits | old_bits else memory.past.before,
+        queue=_thawed_queue(parts[3], at_s)))
+
+
+def _bytes(number: int) -> bytes:
+    return number.to_bytes((number.bit_length() + 7) // 8, "little")
+
+
+def _frozen_queue(queue: Queue | None, at_s: float) -> bytes:
+    """A queue with ages in place of times."""
+    if queue is None:
+        return b""
+    owed, again = ({destination: at_s - tried_s for destination, tried_s in debts.items()}
+                   for debts in (queue.owed, queue.again))
+    doubt_s = max(0.0, queue.doubt_until_s - at_s)
+    return json.dumps([
+        at_s - queue.began_s, queue.until_s - at_s, queue.budget, owed, sorted(queue.known), queue.left,
+        at_s - queue.at_s, queue.suspicion, queue.paid, queue.unpaid, queue.relayed, again, doubt_s]).encode()
+
+
+def _thawed_queue(frozen: bytes, at_s: float) -> Queue | None:
+    if not frozen:
+        return None
+    began, until, budget, owed, known, left, at, *counts, again, doubt_s = json.loads(frozen)
+    owed, again = ({d: at_s - age for d, age in debts.items()} for debts in (owed, again))
+    return Queue._make((at_s - began, at_s + until, budget, owed, frozenset(known), left, at_s - at, *counts,
+                        again, at_s + doubt_s if doubt_s > 0 else NEVER))
 
 
 def visited(visits: tuple[int, int, int, int], kind: int, times: int = 1) -> tuple[int, int, int, int]:

@@ -2,16 +2,22 @@
 
 A spambot and a full queue look alike in their first seconds. What tells them apart comes later: a mail server
 must try every destination again (RFC 5321 4.5.4.1), minutes later and for days, and a queue is finite. So
-where a queue is to be expected (`opened`), a new destination is no evidence at once: it is owed a retry. One
-that comes pays for that destination and for no other; one that does not come speaks for a spambot, as does
-every destination beyond what a queue of this size can hold.
+where a queue is to be expected (`expected`), a new destination is no evidence at once: it is owed a retry,
+and after that another one, since bots that retry do so once. One that comes pays for that destination and for
+no other; one that does not come speaks for a spambot, as does every destination beyond what a queue of this
+size can hold.
 
-Who can abuse this: a bot on such a host that tries every destination a second time, patiently. It halves its
+Until one of them has come, both are possible, and nobody is called anything. Relays are told the worse one
+(`doubt`): whoever has lost the way to a relay is not there to feel its limits, and a bot that uses both doors
+is.
+
+Who can abuse this: a bot on such a host that tries every destination three times, patiently. It divides its
 own pace to stay unsuspected by this hypothesis, is blocked all the same, and the relay sees the rest.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 PATIENCE_S = 45.0  # MTAs wait minutes (Postfix 300 s); a third of the spambots that retry come within one
@@ -23,6 +29,11 @@ MOST_OWED = 4096
 SETTLING_BUDGET = 600
 ADDRESSES_PER_DOMAIN = 3  # of the domain itself, in both families together
 SHARED_ADDRESSES = 25  # of large providers: Postfix tries five of each (smtp_mx_address_limit)
+LOST_AFTER_S = 120.0  # mail that a relay took so shortly after the first attempts was on its way before
+IN_FLIGHT_S = 30.0  # so long a usual transaction and the next report may take; what comes later counts
+STILL_MAILS = 3  # so many messages later than that: who mails so has not lost the way
+STILL_RELAYS_S = 600.0
+DOUBT_S = 1800.0  # how long after the last new destination a relay is told of the worse possibility
 WIDELY = 3  # domains: who mails to fewer through a relay has no queue that looks like fan-out
 
 RETRIED_IF_MTA, RETRIED_IF_BOT = 0.8, 0.35
@@ -32,9 +43,11 @@ UNPAID = math.log((1 - RETRIED_IF_BOT) / (1 - RETRIED_IF_MTA))
 
 
 class Queue(NamedTuple):
-    """What a queue owes: destination → when it was first tried, oldest first; `known` are those that were
-    tried again, so that the hours between later retries make none of them new. `suspicion` is in nats and
-    decays.
+    """What a queue owes: destination → when it was first tried, oldest first, and in `again` when it was
+    tried for the second time; `known` are those that were tried again, so that the hours between later
+    retries make none of them new. `suspicion` is in nats and decays. `relayed` counts the messages that
+    relays had from the host since the first attempts, without those on their way then; until `doubt_until_s`
+    a spambot is possible enough to limit the host.
 
     `budget` is how many destinations it may hold; of these `left` may still come, and half as many more in a
     day.
@@ -50,6 +63,9 @@ class Queue(NamedTuple):
     suspicion: float = 0.0
     paid: int = 0
     unpaid: int = 0
+    relayed: int = 0
+    again: Mapping[str, float] = MappingProxyType({})
+    doubt_until_s: float = float("-inf")
 
     @property
     def proven(self) -> bool:
@@ -74,7 +90,39 @@ def expected(queue: Queue | None, domains: int, settling: bool, quiet_s: float, 
 
 def closed(queue: Queue, gained: float) -> Queue:
     """No queue is to be expected any more: what was let pass as one counts, and what comes counts at once."""
-    return queue._replace(budget=0, left=0.0, suspicion=max(queue.suspicion, gained))
+    return queue._replace(budget=0, left=0.0, suspicion=max(queue.suspicion, gained),
+                          doubt_until_s=float("-inf"))
+
+
+def told(queue: Queue, messages: int, now_s: float) -> Queue:
+    """`queue` after a relay has told of so many messages, taken or put off."""
+    if not queue.budget or now_s - queue.began_s <= IN_FLIGHT_S:
+        return queue
+    return queue._replace(relayed=queue.relayed + messages)
+
+
+def repaired(queue: Queue, relayed_s: float, now_s: float) -> Queue:
+    """`queue`, which owes nothing when the host has found its way: silent for longer than any retry would
+    take, it has mailed by a relay meanwhile.
+    """
+    if now_s - queue.at_s <= WINDOW_S or relayed_s <= queue.at_s:
+        return queue
+    return queue._replace(owed={}, again={})
+
+
+def relays_on(queue: Queue, relayed_s: float, now_s: float) -> bool:
+    """Whether the host still mails by a relay, which last told of that at `relayed_s`; one that is proven to
+    have lost its way has found it again.
+    """
+    return now_s - relayed_s < STILL_RELAYS_S and not queue.proven and (
+        queue.relayed >= STILL_MAILS or relayed_s - queue.began_s > LOST_AFTER_S)
+
+
+def doubted(queue: Queue, now_s: float) -> Queue:
+    """`queue` after new destinations that would convict any other host; none is doubted that is proven."""
+    if not queue.budget:
+        return queue
+    return queue._replace(doubt_until_s=float("-inf") if queue.proven else now_s + DOUBT_S)
 
 
 def after(queue: Queue, new: Sequence[str], retried: Sequence[str], unknown: int, gained: float,
@@ -82,25 +130,29 @@ def after(queue: Queue, new: Sequence[str], retried: Sequence[str], unknown: int
     """`queue` after attempts to `new` destinations, to known ones, and to `unknown` ones; `gained` is what
     new destinations would weigh without a queue.
     """
-    owed, known = dict(queue.owed), queue.known
+    owed, again, known = dict(queue.owed), dict(queue.again), queue.known
+    tried = dict.fromkeys((*retried, *new))
     fresh = [destination for destination in new if destination not in known and destination not in owed]
-    paid = [destination for destination in dict.fromkeys((*retried, *new))
-            if now_s - owed.get(destination, now_s) >= PATIENCE_S]
-    for destination in paid:
+    second = [d for d in tried if now_s - again.get(d, now_s) >= PATIENCE_S]
+    first = [d for d in tried if now_s - owed.get(d, now_s) >= PATIENCE_S]
+    for destination in second:
+        del again[destination]
+    for destination in first:
         del owed[destination]
-    unpaid = _overdue(owed, now_s)
+    unpaid = _overdue(owed, now_s) + _overdue(again, now_s)
+    again.update((destination, now_s) for destination in first[:MOST_OWED - len(again)])
     left = min(queue.budget, queue.left + (now_s - queue.at_s) * queue.budget / (2 * DAY_S))
     taken = fresh[:min(int(left), MOST_OWED - len(owed))]
     owed.update((destination, now_s) for destination in taken)
-    over = unknown + len(fresh) - len(taken)
-    met = [*paid, *(d for d in retried if d not in known and d not in owed)]
+    over, paid = unknown + len(fresh) - len(taken), len(first) + len(second)
+    met = [*first, *(d for d in retried if d not in known and d not in owed)]
     if met and len(known) < MOST_OWED:
         known = known.union(met)
-    suspicion = max(0.0, queue.suspicion + over * new_weight + unpaid * UNPAID - len(paid) * PAID)
-    found = Queue(queue.began_s, queue.until_s, queue.budget, owed, known, left - len(taken), now_s,
-                  suspicion, queue.paid + len(paid), queue.unpaid + unpaid)
+    suspicion = max(0.0, queue.suspicion + over * new_weight + unpaid * UNPAID - paid * PAID)
+    found = queue._replace(owed=owed, again=again, known=known, left=left - len(taken), at_s=now_s,
+                           suspicion=suspicion, paid=queue.paid + paid, unpaid=queue.unpaid + unpaid)
     if paid and queue.budget and found.proven:
-        return found._replace(until_s=max(found.until_s, now_s + DAY_S))
+        return found._replace(until_s=max(found.until_s, now_s + DAY_S), doubt_until_s=float("-inf"))
     return closed(found, gained) if queue.budget and now_s >= found.until_s else found
 
 

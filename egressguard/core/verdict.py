@@ -44,6 +44,9 @@ class Cause(StrEnum):
     PROBER = "prober"
 
 
+UNDECIDED = "spambot or misrouted MTA"
+
+
 class Verdict(NamedTuple):
     """A host's standing at `at_s` (monotonic seconds), when evidence was last weighed.
 
@@ -66,6 +69,22 @@ class Verdict(NamedTuple):
     until_s: float = math.inf
     hold: bool = False
     memory: Memory = NOTHING
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it may still be a spambot or a mail server that lost its way (queue.py)."""
+        queue = self.memory.past.queue
+        return queue is not None and queue.doubt_until_s > self.at_s and self.state is not State.COMPROMISED
+
+    @property
+    def told(self) -> State:
+        """The state that relays are told: the worst that is still possible, since they only limit."""
+        return State.COMPROMISED if self.undecided else self.state
+
+    @property
+    def cause_told(self) -> str:
+        """The cause that relays are told beside it."""
+        return UNDECIDED if self.undecided else str(self.cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +120,7 @@ def transitions(before: Mapping[Host, Verdict], after: Iterable[Verdict]) -> lis
 
 
 def states_by_key(verdicts: Iterable[Verdict], machine_of: Mapping[Host, Host]) -> dict[Host, State]:
-    """The state of every host that is not clean, under every key that its machine has."""
-    bad = {v.host: v.state for v in verdicts if v.state is not State.CLEAN}
+    """The state that relays are told of every host, clean ones left out, under every key of its machine."""
+    bad = {v.host: v.told for v in verdicts if v.told is not State.CLEAN}
     aliases = {key: bad[host] for key, host in machine_of.items() if host in bad}
     return {**bad, **aliases}

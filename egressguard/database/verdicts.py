@@ -46,4 +46,5 @@ class Verdicts(History):
         db.executemany(
             f"INSERT OR REPLACE INTO verdict ({VERDICT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             ((v.host, v.state, v.score, v.since_s, v.at_s, v.attempts, v.why, v.cause, v.firm,
-              0.0 if v.until_s == math.inf else v.until_s, freeze(v.memory), self._boot) for v in verdicts))
+              0.0 if v.until_s == math.inf else v.until_s, freeze(v.memory, v.at_s), self._boot)
+             for v in verdicts))

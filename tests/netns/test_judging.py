@@ -9,12 +9,12 @@ from egressguard.database import Database
 from egressguard.exchange import open_exchange
 from egressguard.relay_records import volumes_of
 from lab.deployment import Deployment
-from lab.mail import send_burst
+from lab.mail import send, send_burst
 from lab.namespaces import wait_until
 from lab.network import RELAY, WEB1, WEB2
 from lab.postfix import Postfix
 from lab.sink import Sink
-from tests.netns.test_story import LIMIT, address, bot, connects, relay, sink  # noqa: F401
+from tests.netns.test_story import DOMAINS, LIMIT, address, bot, connects, relay, sink  # noqa: F401
 
 WEB1_KEYS = {Host(WEB1.ipv4), Host("2001:db8:0:11::/64")}
 
@@ -58,6 +58,53 @@ def test_a_release_outlives_the_daemon(site: Deployment) -> None:
     assert site.egressguard("release", "web2", "--reason", "cleaned").returncode == 0
     site.start_router()
     assert site.status()[1]["hosts"][WEB2.ipv4]["verdict"] == "clean"
+
+
+def test_a_release_outlives_a_sigkill_and_a_new_table_as_after_a_reboot(site: Deployment) -> None:
+    """With the table everything is gone that the kernel knew of destinations: only the verdict's memory has them."""
+    router = site.start_router()
+    bot(site.world, 4, 12)
+    wait_until(lambda: verdict(site) == "compromised", "the verdict")
+    assert site.egressguard("release", "web2", "--reason", "cleaned").returncode == 0
+    router.kill()
+    router.wait(10)
+    site.world.router.run(["nft", "flush ruleset"])
+    site.start_router()
+    bot(site.world, 4, 12)
+
+    def counted() -> int:
+        return int(json.loads(site.egressguard("explain", "web2", "--json").stdout)["attempts"])
+    wait_until(lambda: counted() == 24, "the attempts", timeout_s=30)
+    assert verdict(site) == "clean"
+    for n in range(8):
+        assert not site.world.web2.call(connects, f"203.0.113.{200 + n}")
+    wait_until(lambda: verdict(site) == "compromised", "the verdict on new evidence")
+
+
+def test_a_bot_on_a_host_that_mails_is_limited_while_it_is_not_known_to_be_one(
+        relay: Postfix, site: Deployment, sink: Sink) -> None:  # noqa: F811
+    """Relays are told the worse of two possibilities, people that it is open; a release ends it."""
+    wait_until(lambda: site.status()[1]["relays"].get("relay", {}).get("fresh"), "a first report")
+    for domain in DOMAINS:
+        assert send(site.world.web2, address(RELAY, 4), recipients=[f"x@{domain}"]).accepted
+    wait_until(lambda: told_domains(site) >= 3, "the report of them", timeout_s=30)
+    assert site.status()[1]["hosts"][WEB2.ipv4]["tier"] == "normal"
+    bot(site.world, 4, 12)
+
+    def tier() -> str:
+        return str(site.status()[1]["hosts"][WEB2.ipv4]["tier"])
+    wait_until(lambda: tier() == "tightened", "the limit at the relay", timeout_s=30)
+    standing = site.status()[1]["hosts"][WEB2.ipv4]
+    assert (standing["verdict"], verdict(site)) == ("clean", "clean")
+    assert "a spambot, or a mail server that has lost its way" in site.egressguard("explain", "web2").stdout
+    assert site.egressguard("release", "web2", "--reason", "a test of ours").returncode == 0
+    wait_until(lambda: tier() == "normal", "the base limit", timeout_s=30)
+
+
+def told_domains(site: Deployment) -> int:
+    with closing(open_exchange(site.exchange_url, read_only=True)) as exchange:
+        return max((c.domains for report in exchange.reports() for h, c in report.clients.items()
+                    if h == WEB2.ipv4), default=0)
 
 
 def test_an_unknown_name_says_what_would_be_right(site: Deployment) -> None:

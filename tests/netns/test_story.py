@@ -21,6 +21,7 @@ SMTP = 25
 SOMEBODY = {4: SOMEBODY4, 6: SOMEBODY6}
 PREFIX = {4: "203.0.113.", 6: "2001:db8:ffff::"}
 LIMIT = 20
+DOMAINS = ("somewhere.example", "elsewhere.example", "anywhere.example", "nowhere.example")
 
 both_families = pytest.mark.parametrize("family", [4, 6])
 
@@ -56,7 +57,7 @@ def relay(site: Deployment, sink: Sink, tmp_path: Path) -> Iterator[Postfix]:
     site.start_router()
     site.start_milter()
     with Postfix(site.world.relay, networks=("198.51.100.0/24", "[2001:db8::]/32"), milter=MILTER_PORT,
-                 routes={"somewhere.example": SOMEBODY4, "six.example": SOMEBODY6}) as postfix:
+                 routes=dict.fromkeys(DOMAINS, SOMEBODY4) | {"six.example": SOMEBODY6}) as postfix:
         yield postfix
 
 

@@ -158,6 +158,70 @@ def test_a_kill_between_any_two_rounds_loses_and_repeats_no_attempt(router: Rout
     assert router.attempts() == 9
 
 
+def mailed(router: Router, domains: int) -> None:
+    """A relay tells of a host that has mailed to so many domains."""
+    for sequence, accepted in ((1, 0), (2, 9)):
+        fake_exchange(router.place).report(Report(Origin("relay", 1, sequence), 30.0, {
+            WEB: Client(Tier.NORMAL, 40, accepted, 0, {}, accepted, 0, 1, domains)}))
+        router.round()
+
+
+def test_a_host_that_is_not_decided_on_is_limited_and_no_verdict_until_a_restart_and_after(router: Router) -> None:
+    mailed(router, 9)
+    for n in range(12):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+    for _ in range(2):
+        router.round(6.0)
+        assert router.published() == {WEB: State.COMPROMISED, WEB6: State.COMPROMISED}
+        assert router.database.verdicts(router.now_s)[WEB].state is State.CLEAN
+        router.restart()
+    assert router.database.history(WEB) == []
+    router.round(1800.0)
+    router.round()
+    assert router.published() == {}, "half an hour without another new destination"
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["after a round", "before the next round"])
+def test_a_release_outlives_a_kill_and_a_reboot(router: Router, seen: bool) -> None:
+    """The kernel's table is new then, so nothing but the verdict's memory knows the destinations."""
+    def tried() -> None:
+        for n in range(12):
+            router.kernel.packet(WEB, f"203.0.113.{n}")
+    tried()
+    router.round()
+    assert router.published()[WEB] is State.COMPROMISED
+    router.round()
+    tried()
+    router.database.end_orders([], WEB, "cleaned", router.now_s)
+    if seen:
+        router.round()
+    router.restart()
+    router.round()
+    assert router.published() == {}
+    router.kernel.flush()
+    router.restart()
+    tried()
+    router.round()
+    assert router.database.verdicts(router.now_s)[WEB].state is State.CLEAN, "the same destinations"
+    for n in range(100, 112):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+    router.round()
+    assert router.database.verdicts(router.now_s)[WEB].state is State.COMPROMISED
+
+
+def test_a_release_forgives_what_was_counted_while_no_daemon_ran(router: Router) -> None:
+    for n in range(12):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+    router.round()
+    for n in range(50, 80):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+    router.database.end_orders([], WEB, "cleaned", router.now_s)
+    router.restart()
+    router.round()
+    assert router.published() == {}
+    assert router.attempts() == 42
+
+
 def test_a_new_table_counts_from_zero_even_when_it_outgrows_the_old_one(router: Router) -> None:
     router.kernel.packet(WEB, "203.0.113.1")
     router.round()

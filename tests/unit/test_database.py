@@ -18,7 +18,7 @@ WEB = Host("198.51.100.12")
 COUNTERS = Baseline(Counters({WEB: 3}, 5.0), Counters(), Counters({(WEB, "203.0.113.1"): 3}, 5.0))
 NOTHING = Baseline()
 VERDICT = Verdict(WEB, State.SUSPECT, 3.5, 4.0, 5.0, 3, "because", Cause.SPAMBOT, 1.5, 65.0,
-                  memory=thaw(freeze(Memory(gained=3.5, application=0.5, visits=(1, 0, 2, 0))), 5.0))
+                  memory=thaw(freeze(Memory(gained=3.5, application=0.5, visits=(1, 0, 2, 0)), 5.0), 5.0))
 
 
 def test_a_round_comes_back_whole(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_verdict_of_another_boot_counts_from_now(tmp_path: Path) -> None:
     first.close()
     second = Database(tmp_path / "d.db", "next boot")
     assert second.verdicts(1.0)[WEB] == VERDICT._replace(
-        since_s=1.0, at_s=1.0, until_s=61.0, memory=thaw(freeze(VERDICT.memory), 1.0))
+        since_s=1.0, at_s=1.0, until_s=61.0, memory=thaw(freeze(VERDICT.memory, 5.0), 1.0))
     second.close()
 
 

@@ -15,6 +15,7 @@ from egressguard.core.attempts import Attempts
 from egressguard.core.causes import likeliest
 from egressguard.core.detection import judge, judge_reports, release
 from egressguard.core.hosts import Host
+from egressguard.core.memory import NOTHING, SUMS, bit_of, destinations_of, freeze, salt_from, thaw
 from egressguard.core.settings import Detection
 from egressguard.core.verdict import Cause, State, Verdict, states_by_key, transitions
 from egressguard.core.volumes import Volume
@@ -262,6 +263,107 @@ def test_who_goes_on_mailing_by_the_relay_has_not_lost_the_way() -> None:
     assert verdicts[WEB].state is State.COMPROMISED
 
 
+def both_doors(seconds: int, told_every_s: int = 5) -> dict[Host, Verdict]:
+    """A bot on a host with a mail history: each second a message to a new address directly, and one by the relay."""
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    for n in range(seconds):
+        if n and n % told_every_s == 0:
+            verdicts |= judge_reports(verdicts, {WEB: Volume(1, told_every_s - 1, 1, 0, 0, 41)}, SETTINGS, 3600.0 + n)
+        verdicts |= judge(verdicts, {WEB: new(1, n)}, SETTINGS, 3600.0 + n)
+    return verdicts
+
+
+def test_while_it_may_be_a_queue_or_a_bot_relays_are_told_the_worse_and_people_that_it_is_undecided() -> None:
+    assert not both_doors(5)[WEB].undecided
+    verdict = both_doors(6)[WEB]
+    assert (verdict.state, verdict.undecided) == (State.CLEAN, True)
+    assert states_by_key([verdict], {}) == {WEB: State.COMPROMISED}
+    assert verdict.cause_told == "spambot or misrouted MTA"
+
+
+def test_the_doubt_ends_with_the_first_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(80)}, SETTINGS, 3600.0)
+    assert verdicts[WEB].told is State.COMPROMISED
+    verdicts |= judge(verdicts, {WEB: Attempts(80, (), 0, names(0, 80))}, SETTINGS, 3900.0)
+    assert (verdicts[WEB].told, verdicts[WEB].undecided) == (State.CLEAN, False)
+    verdicts |= judge(verdicts, {WEB: new(5, 500)}, SETTINGS, 3910.0)
+    assert verdicts[WEB].told is State.CLEAN, "what comes new to a queue that is proven is its next mail"
+
+
+def test_the_doubt_ends_half_an_hour_after_the_last_new_destination() -> None:
+    verdicts = both_doors(6)
+    until_s = verdicts[WEB].until_s
+    assert until_s == 3605.0 + queue.DOUBT_S
+    assert judge(verdicts, {}, SETTINGS, until_s - 1) == {}
+    [verdict] = judge(verdicts, {}, SETTINGS, until_s).values()
+    assert (verdict.told, verdict.until_s) == (State.CLEAN, math.inf)
+
+
+def test_whom_the_site_has_just_shut_out_is_not_limited_for_his_queue() -> None:
+    """His mail may go by the relay from now on."""
+    verdict = judge({}, {WEB: new(80)}, SETTINGS, 0.0, settling=True)[WEB]
+    assert (verdict.state, verdict.undecided) == (State.CLEAN, False)
+
+
+def test_a_bot_that_uses_both_doors_is_found_by_the_mail_that_goes_on_though_the_relay_puts_it_off() -> None:
+    assert both_doors(30)[WEB].state is State.CLEAN
+    assert both_doors(50)[WEB].state is State.COMPROMISED
+
+
+def test_without_what_relays_tell_it_would_have_its_whole_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "relays_on", lambda *_: False)
+    assert both_doors(100)[WEB].state is State.CLEAN
+
+
+def test_mail_that_was_on_its_way_when_the_way_was_lost_convicts_nobody() -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(20)}, SETTINGS, 3600.0)
+    verdicts |= judge_reports(verdicts, {WEB: Volume(20, 0, 20, 0, 1, 40)}, SETTINGS, 3605.0)
+    verdicts |= judge_reports(verdicts, {WEB: Volume(1, 0, 1, 0, 1, 40)}, SETTINGS, 3615.0)
+    verdicts |= judge(verdicts, {WEB: new(3, 700)}, SETTINGS, 3680.0)
+    assert verdicts[WEB].state is State.CLEAN
+
+
+def test_mail_that_a_relay_only_puts_off_says_as_much_of_the_way_there() -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(20)}, SETTINGS, 3600.0)
+    verdicts |= judge_reports(verdicts, {WEB: Volume(0, 3, 0, 0, 0, 40)}, SETTINGS, 3640.0)
+    verdicts |= judge(verdicts, {WEB: new(1, 700)}, SETTINGS, 3641.0)
+    assert verdicts[WEB].state is State.COMPROMISED
+
+
+def test_a_mail_server_that_mails_by_the_relay_again_has_been_repaired() -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(80)}, SETTINGS, 3600.0)
+    verdicts |= judge(verdicts, {WEB: Attempts(80, (), 0, names(0, 80))}, SETTINGS, 3900.0)
+    verdicts |= judge_reports(verdicts, {WEB: Volume(30, 0, 30, 0, 0, 40)}, SETTINGS, 4000.0)
+    verdicts |= judge(verdicts, {WEB: new(1, 900)}, SETTINGS, 4100.0)
+    assert verdicts[WEB].state is State.CLEAN
+
+
+@pytest.mark.parametrize(("times", "state"), [(1, State.COMPROMISED), (2, State.CLEAN)])
+def test_who_retries_but_once_is_no_mail_server(times: int, state: State) -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(80)}, SETTINGS, 0.0)
+    for n in range(times):
+        verdicts |= judge(verdicts, {WEB: Attempts(80, (), 0, names(0, 80))}, SETTINGS, 600.0 * (n + 1))
+    for n in range(times, 12):
+        verdicts |= judge(verdicts, {WEB: new(1, 500)}, SETTINGS, 600.0 * (n + 1))
+    assert verdicts[WEB].state is state
+
+
+@pytest.mark.parametrize(("relayed", "state"), [(True, State.CLEAN), (False, State.COMPROMISED)])
+def test_a_server_that_has_found_its_way_owes_no_retries(relayed: bool, state: State) -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(80)}, SETTINGS, 3600.0)
+    verdicts |= judge(verdicts, {WEB: Attempts(80, (), 0, names(0, 80))}, SETTINGS, 4200.0)
+    if relayed:
+        verdicts |= judge_reports(verdicts, MAILS, SETTINGS, 5000.0)
+    verdicts |= judge(verdicts, {WEB: new(1, 900)}, SETTINGS, 15000.0)
+    assert verdicts[WEB].state is state
+
+
 # Causes
 
 def visits(gaps: Iterable[float], destinations: int) -> Verdict:
@@ -284,7 +386,59 @@ def test_how_a_host_comes_back_says_what_it_is(gaps: list[float], destinations: 
     assert likeliest(verdict.memory, verdict.state) is cause
 
 
+# What outlives the process
+
+def restarted(verdict: Verdict, now_s: float, at_s: float = 0.0) -> Verdict:
+    """As the next process reads it, at `at_s` of another boot."""
+    return verdict._replace(memory=thaw(freeze(verdict.memory, now_s), at_s), at_s=at_s)
+
+
+def test_a_restart_forgets_no_destination() -> None:
+    verdict = after([new(30)])
+    again = restarted(verdict, 0.0)
+    assert (again.memory.past.bits, again.memory.past.salt) == (verdict.memory.past.bits, verdict.memory.past.salt)
+    gained = judge({WEB: again}, {WEB: new(30)}, SETTINGS, 0.0)[WEB].memory.gained
+    assert gained == verdict.memory.gained, "none of them is new"
+
+
+def test_a_restart_forgets_no_queue() -> None:
+    verdicts = judge_reports({}, MAILS, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(80)}, SETTINGS, 3600.0)
+    assert verdicts[WEB].undecided
+    verdicts = {WEB: restarted(verdicts[WEB], 3600.0)}
+    assert verdicts[WEB].undecided
+    verdicts |= judge(verdicts, {WEB: Attempts(80, (), 0, names(0, 80))}, SETTINGS, 600.0)
+    assert (verdicts[WEB].state, verdicts[WEB].told) == (State.CLEAN, State.CLEAN), "the retries have paid"
+
+
+@pytest.mark.parametrize("frozen", [None, b"", b"x", bytes(79), bytes(81)])
+def test_what_is_no_memory_is_none(frozen: bytes | None) -> None:
+    assert thaw(frozen, 5.0) == NOTHING
+
+
+def test_the_memory_of_an_earlier_version_is_read() -> None:
+    memory = thaw(SUMS.pack(3.5, 0.5, 0, 0, 0, 0, 2, 1, 0, 2, 0, 7, 40), 5.0)
+    assert (memory.gained, memory.visits, memory.past.mailed, destinations_of(memory)) == (3.5, (1, 0, 2, 0), 40, 7)
+    assert thaw(freeze(memory, 5.0), 9.0) == memory._replace(past=memory.past._replace(told_s=9.0))
+
+
+def test_two_hosts_have_their_destinations_under_different_bits() -> None:
+    """Nobody can choose destinations that share a bit: the salt is a host's own, and drawn by each process."""
+    one, other = (salt_from(name) for name in names(0, 2))
+    assert one != other
+    assert {bit_of(one, d, 512) for d in names(0, 50)} != {bit_of(other, d, 512) for d in names(0, 50)}
+
+
 # Release
+
+def test_after_a_release_and_a_restart_the_same_evidence_does_not_convict_again_and_new_evidence_does() -> None:
+    verdicts = judge({}, {WEB: new(30)}, SETTINGS, 0.0)
+    released = {WEB: restarted(release(verdicts[WEB], 10.0), 10.0)}
+    same = judge(released, {WEB: new(30)}, SETTINGS, 20.0)
+    assert same[WEB].state is State.CLEAN
+    assert judge(same, {WEB: new(10, 700)}, SETTINGS, 30.0)[WEB].state is State.COMPROMISED
+
+
 
 def test_after_a_release_the_same_evidence_does_not_convict_again_and_new_evidence_does() -> None:
     verdicts = judge({}, {WEB: new(30)}, SETTINGS, 0.0)
