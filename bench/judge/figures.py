@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.judge.run import Outcome
@@ -24,6 +24,9 @@ class Figures:
     by_share: int
     attempts: tuple[float, float] | None
     seconds: tuple[float, float] | None
+    limited: tuple[float, float] | None
+    held: int
+    stale_s: float
     right_cause: float
 
     @property
@@ -51,6 +54,8 @@ def figures(outcomes: Sequence[Outcome]) -> Figures:
         by_share=sum(o.by_share is not None for o in outcomes),
         attempts=_middle([o.attempts for o in found if o.attempts is not None]),
         seconds=_middle([o.seconds for o in found if o.seconds is not None]),
+        limited=_middle([o.limited for o in outcomes if o.limited is not None]),
+        held=sum(o.held for o in outcomes), stale_s=max(o.stale_s for o in outcomes),
         right_cause=sum(o.cause is o.truth for o in judged) / len(judged) if judged else math.nan)
 
 
@@ -69,7 +74,17 @@ def interval(k: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-def _root(rising, wanted: float) -> float:  # type: ignore[no-untyped-def]
+def at_most(k: int, n: int, p: float) -> float:
+    """The chance of seeing `k` or fewer in `n` where the share is `p`."""
+    return _below(k, n, p)
+
+
+def at_least(k: int, n: int, p: float) -> float:
+    """The chance of seeing `k` or more in `n` where the share is `p`."""
+    return 1.0 if k == 0 else 1 - _below(k - 1, n, p)
+
+
+def _root(rising: Callable[[float], float], wanted: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,14 +1,16 @@
 """Simulated hosts: each is a stream of visits, with what is true about it.
 
-A visit is (time, destinations tried at that moment); a relay's report is (time, Volume). Streams are lazy, so
-a bot that has been found costs nothing more.
+A visit is (time, destinations tried at that moment, from which address); a relay's report is (time, Volume).
+Streams are lazy, so a bot that has been found costs nothing more. Hosts that share or change addresses:
+networks.py.
 """
 
 import heapq
+import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, groupby
 
 from bench.judge.parameters import Parameters, Range
 from bench.judge.queues import Server
@@ -17,19 +19,27 @@ from egressguard.core.volumes import Volume
 
 DAY_S = 86400.0
 MONTH_S = 30 * DAY_S
-Visit = tuple[float, list[str]]
+REPORT_S = 5.0  # a relay reports so often
+OWN = "198.51.100.12"
+Visit = tuple[float, list[str]] | tuple[float, list[str], str]  # from OWN where no address is given
 Told = tuple[float, Volume]
 
 
 @dataclass
 class Simulated:
-    """One host: its visits, what relays report of it, and the truth."""
+    """One host: its visits, what relays report of it, and the truth.
+
+    `innocent_from_s` is when a spambot's address passes to others, `bot_from_s` when one's comes to a
+    spambot.
+    """
 
     visits: Iterator[Visit]
     truth: Cause
     horizon_s: float
     reports: Iterator[Told] = field(default_factory=lambda: iter(()))
     settling_until_s: float = 0.0
+    innocent_from_s: float | None = None
+    bot_from_s: float = 0.0
 
 
 def drawn(rng: random.Random, bounds: Range) -> float:
@@ -97,28 +107,28 @@ def slow_bot(rng: random.Random, p: Parameters) -> Simulated:
     return Simulated(_bot(rng, p, gaps), Cause.SPAMBOT, 2 * DAY_S)
 
 
-def privacy_bot(rng: random.Random, p: Parameters) -> Simulated:
-    """A slow bot on a machine whose IPv6 address changes daily: the host is its /64, so nothing differs."""
-    return slow_bot(rng, p)
-
-
 def bot_on_a_mailing_host(rng: random.Random, p: Parameters) -> Simulated:
-    """A bot on a web server that mails by the relay, before and meanwhile."""
+    """A bot on a web server that mails by the relay, before and meanwhile; it may use that door as well."""
     every_s, domains = drawn(rng, p.relay_every_s), whole(rng, p.relay_domains)
+    both = rng.random() < p.bot_uses_both_doors
 
     def reports() -> Iterator[Told]:
         yield -3600.0, Volume(50, 0, 60, 1, 3, domains)
-        at_s = -rng.uniform(0, every_s)
+        own_s, bot_s = -rng.uniform(0, every_s), rng.uniform(0, REPORT_S) if both else math.inf
         while True:
-            yield at_s, Volume(1, 0, 1, 0, 0, domains)
-            at_s += rng.expovariate(1 / every_s)
+            if own_s < bot_s:
+                yield own_s, Volume(1, 0, 1, 0, 0, domains)
+                own_s += rng.expovariate(1 / every_s)
+            else:
+                yield bot_s, Volume(1, 1, 1, 0, 1, domains)
+                bot_s += REPORT_S
     made = rng.choice((fast_bot, bursty_bot))(rng, p)
     made.reports = reports() if p.reports else iter(())
     made.horizon_s = DAY_S
     return made
 
 
-def _application(rng: random.Random, p: Parameters, began_s: float, until_s: float) -> Iterator[Visit]:
+def application(rng: random.Random, p: Parameters, began_s: float, until_s: float) -> Iterator[Visit]:
     """Somebody's program with a smarthost of its own: each use tries its addresses in turn, some times."""
     addresses = [f"s{rng.randrange(10**9)}" for _ in range(whole(rng, p.smarthost_addresses))]
     tries, pace_s = whole(rng, p.tries_per_visit), DAY_S / drawn(rng, p.visits_per_day)
@@ -131,7 +141,7 @@ def _application(rng: random.Random, p: Parameters, began_s: float, until_s: flo
 
 def smarthost(rng: random.Random, p: Parameters) -> Simulated:
     """A hard-coded smarthost."""
-    return Simulated(_application(rng, p, 0, MONTH_S), Cause.APPLICATION, MONTH_S)
+    return Simulated(application(rng, p, 0, MONTH_S), Cause.APPLICATION, MONTH_S)
 
 
 def monitoring(rng: random.Random, p: Parameters) -> Simulated:
@@ -149,32 +159,34 @@ def monitoring(rng: random.Random, p: Parameters) -> Simulated:
     return Simulated(heapq.merge(*streams), Cause.PROBER, 4 * DAY_S)
 
 
-def nat(rng: random.Random, p: Parameters) -> Simulated:
-    """Many machines behind one address, some with a misconfigured application of their own."""
-    apps = sum(rng.random() < p.nat_misconfigured for _ in range(whole(rng, p.nat_machines)))
-    few = [_application(rng, p, rng.uniform(0, 3 * DAY_S), MONTH_S) for _ in range(max(1, apps))]
-    return Simulated(heapq.merge(*few), Cause.APPLICATION, MONTH_S)
-
-
-def dhcp(rng: random.Random, p: Parameters) -> Simulated:
-    """An address that goes from machine to machine."""
-    def leases() -> Iterator[Visit]:
-        at_s = 0.0
-        while at_s < MONTH_S:
-            until_s = at_s + drawn(rng, p.dhcp_lease_s)
-            if rng.random() < p.dhcp_misconfigured:
-                yield from _application(rng, p, at_s, until_s - 60)
-            at_s = until_s
-    return Simulated(leases(), Cause.APPLICATION, MONTH_S)
-
-
 def lost_mailertable(rng: random.Random, p: Parameters) -> Simulated:
     """A mail server that went by the relay, forgets how, and tries its whole queue by itself."""
     server = Server(rng, p)
     known = int(len(server.domains) * drawn(rng, p.record_over_queue))
-    told = [(-7200.0, Volume(500, 0, 600, 10, 20, known)), (-20.0, Volume(1, 0, 1, 0, 0, known))]
-    return Simulated(server.visits(drawn(rng, p.repaired_after_s)), Cause.MTA, MONTH_S,
-                     iter(told if p.reports else ()))
+
+    def reports() -> Iterator[Told]:
+        yield -7200.0, Volume(500, 0, 600, 10, 20, known)
+        yield -20.0, Volume(1, 0, 1, 0, 0, known)
+        on_their_way = whole(rng, p.in_flight) if rng.random() < p.lost_in_delivery else 0
+        ends = sorted(min(60.0, rng.expovariate(1 / p.transaction_s)) for _ in range(on_their_way))
+        # A report tells of all that ended since the one before.
+        for end_s, ended in groupby(ends, lambda end: end // REPORT_S * REPORT_S + REPORT_S):
+            yield end_s, Volume(len(list(ended)), 0, 1, 0, 0, known)
+        at_s = drawn(rng, p.relay_every_s)
+        while p.some_mail_goes_on:
+            yield at_s, Volume(1, 0, 1, 0, 0, known)
+            at_s += drawn(rng, p.relay_every_s)
+        if stray_s:
+            yield from ((repaired_s + n * 60.0, Volume(1, 0, 1, 0, 0, known)) for n in count(1))
+    repaired_s = drawn(rng, p.repaired_after_s)
+    stray_s = repaired_s + drawn(rng, p.stray_after_s) if rng.random() < p.stray_after_repair else 0.0
+
+    def visits() -> Iterator[Visit]:
+        yield from server.visits(repaired_s)
+        if stray_s:
+            yield stray_s, rng.choice(server.domains)
+            yield stray_s, [f"d{rng.randrange(10**9)}"]
+    return Simulated(visits(), Cause.MTA, MONTH_S, reports() if p.reports else iter(()))
 
 
 def just_blocked(rng: random.Random, p: Parameters) -> Simulated:
@@ -194,13 +206,3 @@ def bot_when_just_blocked(rng: random.Random, p: Parameters) -> Simulated:
     made = rng.choice((fast_bot, bursty_bot))(rng, p)
     made.settling_until_s, made.horizon_s = 7200.0 if p.settling else 0.0, DAY_S
     return made
-
-
-CLASSES: dict[str, Callable[[random.Random, Parameters], Simulated]] = {
-    "spambot, fast": fast_bot, "spambot, bursty": bursty_bot, "spambot, low and slow": slow_bot,
-    "spambot, IPv6 privacy": privacy_bot,
-    "spambot, host mails by relay": bot_on_a_mailing_host, "spambot, just blocked": bot_when_just_blocked,
-    "lost mailertable": lost_mailertable, "just-blocked server": just_blocked,
-    "hard-coded smarthost": smarthost, "monitoring": monitoring, "NAT": nat, "DHCP": dhcp,
-    "mail server nobody knew": unknown_server,
-}

@@ -49,9 +49,26 @@ class Parameters:
     nat_misconfigured: float = 0.05
     dhcp_lease_s: Range = (86400, 7 * 86400)
     dhcp_misconfigured: float = 0.1
+    # RFC 8981 3.8: TEMP_PREFERRED_LIFETIME is a day. How many machines share a /64, and how many bots take a
+    # new address for each connection, is assumed.
+    privacy_lifetime_s: float = 86400.0
+    privacy_machines: Range = (1, 40)
+    bot_changes_addresses: float = 0.5
     # Assumed: what a compromised web server mails by its relay besides.
     relay_domains: Range = (3, 60)
     relay_every_s: Range = (30, 1800)
+    bot_uses_both_doors: float = 0.5
+    # Of servers that lose their way in the middle of deliveries: Postfix has 20 at once (postconf -d
+    # default_destination_concurrency_limit); how long one takes, and how often that happens, is assumed.
+    lost_in_delivery: float = 0.3
+    in_flight: Range = (1, 20)
+    transaction_s: float = 2.0
+    # Assumed: after a repair the host mails by the relay each minute; somebody tries the direct way once
+    # more.
+    stray_after_repair: float = 0.3
+    stray_after_s: Range = (5400, 3 * 86400)
+    # For `perturbed` only: a server that loses its way for a part of its mail.
+    some_mail_goes_on: bool = False
     reports: bool = True
     settling: bool = True
 
@@ -77,5 +94,7 @@ def perturbed() -> dict[str, Parameters]:
         "NAT: a fifth misconfigured": replace(e, nat_misconfigured=0.2),
         "queues of 300 to 1000 domains": replace(e, queue_domains=(300, 1000)),
         "no relay reports": replace(e, reports=False),
+        "lost way for a part of the mail": replace(e, some_mail_goes_on=True),
+        "deliveries of 10 s at the relay": replace(e, transaction_s=10.0, lost_in_delivery=1.0),
         "block long known (no settling)": replace(e, settling=False),
     }

@@ -11,6 +11,7 @@ PROVIDERS = [[f"p{n}.{a}" for a in range(size)] for n, size in enumerate((5, 5, 
 GIVE_UP_S = 5 * 86400.0  # postconf -d maximal_queue_lifetime; sendmail's Timeout.queuereturn
 
 
+Message = tuple[float, list[str]]  # when it was born, and the addresses of its domain
 Next = Callable[[float, float], float]  # (born, now) → when it is tried again
 
 
@@ -58,28 +59,23 @@ class Server:
 
     def visits(self, until_s: float) -> Iterator[tuple[float, list[str]]]:
         """From the moment at which the way is shut until somebody repairs it."""
-        due: list[tuple[float, float, int, list[str]]] = []
-        number = 0
-        for addresses in self.domains:
-            number += 1
-            due.append((0.0, 0.0, number, addresses))
-        arrivals = self._arrivals(until_s)
-        arriving = next(arrivals, None)
-        while due and due[0][0] < until_s:
-            now_s = due[0][0]
-            if arriving is not None and arriving[0] <= now_s:
-                number += 1
-                heapq.heappush(due, (arriving[0], arriving[0], number, arriving[1]))
-                arriving = next(arrivals, None)
-                continue
-            tried: dict[str, None] = {}
-            while due and due[0][0] <= now_s:
-                _, born_s, _, addresses = heapq.heappop(due)
-                tried.update(dict.fromkeys(addresses))
+        due: dict[float, list[Message]] = {0.0: [(0.0, addresses) for addresses in self.domains]}
+        times = [0.0]  # most messages wait for a common queue run, so only the runs are sorted
+        for at_s, addresses in self._arrivals(until_s):
+            due.setdefault(at_s, []).append((at_s, addresses))
+            heapq.heappush(times, at_s)
+        while times and times[0] < until_s:
+            now_s = heapq.heappop(times)
+            messages = due.pop(now_s, [])
+            for born_s, addresses in messages:
                 again_s = self._next(born_s, now_s)
-                if again_s - born_s < GIVE_UP_S:
-                    number += 1
-                    heapq.heappush(due, (again_s, born_s, number, addresses))
+                if again_s - born_s >= GIVE_UP_S:
+                    continue
+                if again_s not in due:
+                    due[again_s] = []
+                    heapq.heappush(times, again_s)
+                due[again_s].append((born_s, addresses))
+            tried = dict.fromkeys(address for _, addresses in messages for address in addresses)
             yield from self._in_portions(now_s, list(tried))
 
     def _in_portions(self, now_s: float, tried: list[str]) -> Iterator[tuple[float, list[str]]]:
