@@ -131,4 +131,4 @@ def test_what_a_real_relay_reports_is_history_to_tune_from(
     wait_until(lambda: sum(v.accepted for v in kept()) == LIMIT, "history", timeout_s=90)
     assert sum(v.deferred for v in kept()) >= 2
     done = site.egressguard("tune")
-    assert (done.returncode, "198.51.100.11 web1\n  too little history" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "198.51.100.11 web1\n  messages: no proposal, too little history" in done.stdout) == (0, True), done.stderr
