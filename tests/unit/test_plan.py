@@ -42,12 +42,13 @@ def test_what_is_right_is_not_touched() -> None:
 def test_a_transaction_is_readable_and_ends_with_what_closes() -> None:
     assert transaction(diff(EMPTY, desired(SETTINGS))).splitlines() == [
         "add element inet egressguard smtp_ports { 25 }",
-        "add element inet egressguard tunnel_protocols { 108, 115, 132, 135, 137, 139, 140, 143, 4, 41, 47, 51, 94, 97, 98 }",
+        "add element inet egressguard tunnel_protocols { 108, 115, 132, 135, 137, 139, 140, 143, 4, 41, 47, 50, 51, 94, 97, 98 }",
         "add element inet egressguard blocked_ports { 25 }",
         "add element inet egressguard known4_01 { 192.0.2.11 }",
         'add element inet egressguard allow4 { "dmz" . 192.0.2.10, "dmz2" . 192.0.2.10 }',
         'add element inet egressguard allow6 { "dmz" . 2001:db8:0:a::2, "dmz2" . 2001:db8:0:a::2 }',
         'add element inet egressguard inside_if { "dmz", "dmz2" }',
+        'add element inet egressguard shared_if { "dmz", "dmz2" }',
     ]
 
 
