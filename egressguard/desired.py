@@ -12,7 +12,7 @@ from egressguard.core.errors import DatabaseError
 from egressguard.core.orders import Order
 from egressguard.core.plan import Changes
 from egressguard.core.ruleset import Element, Leases, Sets
-from egressguard.core.tables import BRIDGE, ROUTER, Table
+from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
 from egressguard.core.wanted import Here
 from egressguard.database import Database
 from egressguard.kernel import Kernel, cgroups
@@ -79,12 +79,13 @@ class Desired:
         """The site, and what exists now of what it names by pattern."""
         ports = self._kernel.ports() if self._table is BRIDGE else {}
         groups = cgroups.existing(self.site.settings.own.cgroups) if self._table is ROUTER else ()
-        return Here(self.site.settings, self.site.uids, ports, groups)
+        macs = self._kernel.macs(self.site.settings.last_line.interfaces) if self._table is LAST_LINE else ()
+        return Here(self.site.settings, self.site.uids, ports, groups, *macs)
 
     def exists(self) -> object:
         """What comes and goes on this machine without anybody's doing wrong."""
         here = self._here()
-        return here.ports, cgroups.numbers(here.cgroups)
+        return here.ports, cgroups.numbers(here.cgroups), here.own_macs, here.any_mac
 
     def standing(self, now_s: float) -> list[Order] | None:
         """The standing orders; None while the database cannot tell: then leases are left to end alone."""

@@ -23,7 +23,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
 from egressguard.core.ruleset import TABLE
 from egressguard.core.settings import Settings
-from egressguard.core.tables import BRIDGE, ROUTER, TABLES
+from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, TABLES
 from egressguard.core.tables import Table as Kind
 from egressguard.core.verdict import UNDECIDED, Verdict
 from egressguard.core.wanted import Here, elements, tables
@@ -144,7 +144,8 @@ def _table(kernel: Netfilter, site: Site, kind: Kind, faults: dict[str, str]) ->
         return Table(ruleset.chains, ruleset.hooks, ruleset.dormant, False, (),
                      {name: frozenset() for name in kind.configured}, Sample(at_s), kind=kind)
     groups = _cgroups(site.settings, faults) if kind is ROUTER else ()
-    here = Here(site.settings, site.uids, kernel.ports() if kind is BRIDGE else {}, groups)
+    macs = kernel.macs(site.settings.last_line.interfaces) if kind is LAST_LINE else ()
+    here = Here(site.settings, site.uids, kernel.ports() if kind is BRIDGE else {}, groups, *macs)
     sets = kernel.sets()
     return Table(
         chains=ruleset.chains, hooks=ruleset.hooks, dormant=ruleset.dormant,

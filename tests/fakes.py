@@ -1,6 +1,6 @@
 """Stand-ins that can be dumped as text; the contract tests run on them and on the real thing."""
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 
 from egressguard.core.attempts import Sample, Totals, Transit
 from egressguard.core.connections import Connection
@@ -162,6 +162,9 @@ class FakeKernel:
 
     def ports(self) -> dict[str, frozenset[str]]:
         return {}
+
+    def macs(self, names: Collection[str]) -> tuple[frozenset[Element], frozenset[Element]]:
+        return frozenset(), frozenset()
 
     def fallback(self) -> bool:
         return False

@@ -87,6 +87,8 @@ BRIDGE = Table("bridge", "bridge.nft", "bridge_v1",
                {**LEASED, "opened_family": ("ether_type",)}, _KNOWN, STRANGERS, DESTINATIONS,
                ATTEMPT_MACS, SENDER_MACS, COUNTED)
 
-LAST_LINE = Table("netdev", "last_line.nft", "last_line_v1", {"blocked_ports": CONFIGURED["blocked_ports"]})
+LAST_LINE = Table("netdev", "last_line.nft", "last_line_v1", {
+    "own_mac": ("ifname", "ether_addr"), "any_mac": ("ifname",),
+    "blocked_ports": CONFIGURED["blocked_ports"]})
 
 TABLES = (ROUTER, BRIDGE, LAST_LINE)

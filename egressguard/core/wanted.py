@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from egressguard.core import bridge_policy, orders, policy
 from egressguard.core.orders import Order
-from egressguard.core.ruleset import Leases, Sets
+from egressguard.core.ruleset import Element, Leases, Sets
 from egressguard.core.settings import Settings
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
 
@@ -13,13 +13,16 @@ from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
 @dataclass(frozen=True, slots=True)
 class Here:
     """A configuration on this machine: the numbers of `own.users`, those of `own.cgroups` that exist, and
-    the ports of every bridge.
+    the ports of every bridge. `own_macs` are the last line's interfaces with the MACs that this machine sends
+    with, `any_mac` those of them by which others leave rightly.
     """
 
     settings: Settings
     uids: tuple[int, ...] = ()
     ports: Mapping[str, frozenset[str]] = field(default_factory=dict)
     cgroups: tuple[str, ...] = ()
+    own_macs: frozenset[Element] = frozenset()
+    any_mac: frozenset[Element] = frozenset()
 
 
 def tables(settings: Settings) -> tuple[Table, ...]:
@@ -38,7 +41,8 @@ def elements(table: Table, here: Here) -> Sets:
     if table is BRIDGE:
         return bridge_policy.desired(here.settings, here.ports)
     if table is LAST_LINE:
-        return {"blocked_ports": policy.port_sets(here.settings)["blocked_ports"]}
+        return {"own_mac": here.own_macs, "any_mac": here.any_mac,
+                "blocked_ports": policy.port_sets(here.settings)["blocked_ports"]}
     return policy.desired(here.settings, here.uids, here.cgroups)
 
 

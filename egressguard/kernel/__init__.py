@@ -1,7 +1,7 @@
 """The kernel as the rest of the house sees it: read counters, read sets, apply; one file per interface."""
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -288,6 +288,12 @@ class Netfilter:
     def ports(self) -> dict[str, frozenset[str]]:
         """The ports of every bridge."""
         return links.read_ports()
+
+    def macs(self, names: Collection[str]) -> tuple[frozenset[Element], frozenset[Element]]:
+        """Those of the interfaces `names` with the MACs that this machine sends with, and those of them by
+        which others' leave rightly.
+        """
+        return links.read_macs(names)
 
     def fallback(self) -> bool:
         """Whether the built-in block of port 25 stands, which a boot loads when nothing else can be."""

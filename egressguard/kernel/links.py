@@ -2,7 +2,7 @@
 
 import socket
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_network
 from typing import Any
@@ -13,9 +13,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 from egressguard.core.hosts import Address
 from egressguard.core.path_settings import Network
 from egressguard.core.routes import MANY, WIDEST, Route, wide
+from egressguard.core.ruleset import Element
 from egressguard.core.surroundings import Link
 
 IFF_UP = 1
+ARPHRD_ETHER = 1
 RTN_UNICAST = 1
 VERSION = {socket.AF_INET: 4, socket.AF_INET6: 6}
 UNIVERSE = 0
@@ -35,6 +37,30 @@ def read_ports() -> dict[str, frozenset[str]]:
     bridges = {link["index"]: link.get_attr("IFLA_IFNAME") for link in found if _kind(link) == "bridge"}
     return {name: frozenset(link.get_attr("IFLA_IFNAME") for link in found
                             if link.get_attr("IFLA_MASTER") == index) for index, name in bridges.items()}
+
+
+def read_macs(names: Collection[str]) -> tuple[frozenset[Element], frozenset[Element]]:
+    """Those of the interfaces `names` with the MACs that this machine sends by them, those of interfaces of
+    its own on top included; and those by which others' leave rightly, as a bridge's port, or that have none.
+    """
+    with IPRoute() as route:
+        found = {link["index"]: link for link in route.get_links()}
+    own, others = set[Element](), set[Element]()
+    for index, link in found.items():
+        name = link.get_attr("IFLA_IFNAME")
+        if name in names and (link["ifi_type"] != ARPHRD_ETHER or _enslaved(link, found)):
+            others.add((name,))
+        elif name in names:
+            above = [other for other in found.values() if other.get_attr("IFLA_LINK") == index
+                     and other.get_attr("IFLA_LINK_NETNSID") is None and other["ifi_type"] == ARPHRD_ETHER]
+            own |= {(name, other.get_attr("IFLA_ADDRESS")) for other in (link, *above)}
+    return frozenset(own), frozenset(others)
+
+
+def _enslaved(link: Any, found: Mapping[int, Any]) -> bool:
+    """Whether the interface sends what others have made: any master but a VRF, which only chooses routes."""
+    master = found.get(link.get_attr("IFLA_MASTER"))
+    return master is not None and _kind(master) != "vrf"
 
 
 def read_links() -> tuple[Link, ...]:

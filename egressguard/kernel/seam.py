@@ -1,13 +1,13 @@
 """The seam between the house and the kernel: what the real one and the tests' stand-in both do."""
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import Protocol
 
 from egressguard.core.attempts import Sample, Totals, Transit
 from egressguard.core.connections import Connection
 from egressguard.core.hosts import Host
 from egressguard.core.plan import Changes
-from egressguard.core.ruleset import Leases, Sets
+from egressguard.core.ruleset import Element, Leases, Sets
 from egressguard.core.tables import Table
 from egressguard.kernel.events import Culprit
 from egressguard.kernel.rules_file import RulesFile
@@ -85,6 +85,11 @@ class Kernel(Protocol):
 
     def ports(self) -> dict[str, frozenset[str]]:
         """The ports of every bridge."""
+
+    def macs(self, names: Collection[str]) -> tuple[frozenset[Element], frozenset[Element]]:
+        """Those of the interfaces `names` with the MACs that this machine sends with, and those of them by
+        which others' leave rightly.
+        """
 
     claims: bool  # whether it becomes the owner of its tables where they are to have one
 

@@ -11,12 +11,13 @@ import pytest
 
 from lab.bridged import BridgedDeployment
 from lab.deployment import Deployment
+from lab.firewall import RULES
 from lab.headers import Flow, ip, tcp
 from lab.hypervisor import UPLINK, Hypervisor
 from lab.mail import send
-from lab.namespaces import wait_until
+from lab.namespaces import Namespace, wait_until
 from lab.network import OUTSIDE, ROUTER_MAC, SOMEBODY4, SOMEBODY6
-from lab.packets import IPV4, IPV6
+from lab.packets import IPV4, IPV6, SYN
 from lab.sink import Sink
 from lab.sniffer import Sniffer
 from tests.netns.test_firewall import both_families, outcome
@@ -145,3 +146,48 @@ def test_the_marks_bit_is_the_configured_one(site: Deployment) -> None:
     with Sink(site.world.outside):
         assert site.world.relay.call(outcome, SOMEBODY4) == 0
     assert site.status()[0] == 0
+
+
+MARK = 0x02000000
+OTHER_MAC = "\t\tth dport @blocked_ports oifname != @any_mac oifname . ether saddr != @own_mac goto stray\n"
+
+
+def marked(destination: str) -> None:
+    """A connection of a container that has CAP_NET_RAW, with the mark of what the rules have let pass."""
+    kind = socket.AF_INET6 if ":" in destination else socket.AF_INET
+    with socket.socket(kind, socket.SOCK_STREAM) as made, suppress(OSError):
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, MARK)
+        made.settimeout(1)
+        made.connect((destination, 25))
+
+
+@both_families
+@pytest.mark.parametrize("defended", [True, False])
+def test_a_macvlan_with_the_mark_leaves_only_where_no_mac_is_asked_for(site: Deployment, family: int, defended: bool) -> None:
+    for name in ("egressguard.nft", "bridge.nft", "last_line.nft"):
+        text = RULES.with_name(name).read_text("utf-8")
+        assert name != "last_line.nft" or OTHER_MAC in text
+        (site.folder / name).write_text(text if defended else text.replace(OTHER_MAC, ""))
+    site.amend('rules = ""', f'rules = "{site.folder}"')
+    with_last_line(site, "wan")
+    site.start_router()
+    with Namespace("container") as container:
+        site.world.router.ip("link add mv0 link wan type macvlan mode bridge", f"link set mv0 netns {container.name}")
+        container.ip("link set mv0 up", "address add 203.0.113.7/28 dev mv0", "address add 2001:db8:fffe::7/64 dev mv0 nodad",
+                     f"route add {SOMEBODY4} via {OUTSIDE.ipv4} onlink dev mv0", f"route add {SOMEBODY6} via {OUTSIDE.ipv6} onlink dev mv0")
+        with Sink(site.world.outside), Sniffer(site.world.outside, "eth0", direction="in") as wire:
+            container.call(marked, SOMEBODY[family])
+            assert bool([p for p in wire.stop() if p.flags == SYN]) is not defended
+        assert bool(site.status()[1]["beside"]["netdev"]["totals"]["stray"]) is defended
+
+
+@both_families
+def test_a_mac_that_changes_is_known_soon_and_nothing_foreign_passes_meanwhile(site: Deployment, family: int) -> None:
+    with_last_line(site, "wan")
+    site.start_router()
+    with Sink(site.world.outside):
+        assert site.world.relay.call(outcome, SOMEBODY[family]) == 0
+        site.world.router.ip("link set wan address 00:00:5e:00:53:ef")
+        site.world.outside.ip(*(f"neighbour replace {address} dev eth0 lladdr 00:00:5e:00:53:ef" for address in OURS.values()))
+        wait_until(lambda: site.world.relay.call(outcome, SOMEBODY[family], 25, 1.0) == 0, "the new MAC", timeout_s=30)
+    assert site.egressguard("plan").stdout == ""
