@@ -97,7 +97,8 @@ def test_a_full_set_of_strangers_neither_opens_nor_blinds(site: Deployment, fami
 
 MUTANTS = {
     "without the inventory's counters": ("\t\tip saddr & 0.0.5.85 vmap @shard4\n", "", True),
-    "without the look at the source": ("\t\tfib saddr . iif oif missing goto spoof\n", "", False),
+    "without the look at the source": (
+        "\t\tfib saddr . iif oif missing goto spoof\n\t\tiifname != @inside_if", "\t\tiifname != @inside_if", False),
     "without the overflow counter": ("\t\tcounter name overflow\n", "", True),
     "whose drop hangs on a set": ("\t\tgoto refuse_or_watch\n", "\t\tupdate @stranger4 { ip saddr } drop\n", True),
 }
