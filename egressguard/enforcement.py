@@ -444,11 +444,17 @@ class Enforcement:
 
     def _table(self) -> Ruleset | None:
         found = self.kernel.ruleset()
-        if found is not None and self.table.version_chain not in found.chains and not self._older(found):
+        if found is not None and self._anothers(found):
             raise KernelError(f"table {self.table.family} {TABLE} in the kernel belongs to another version "
                               f"of egressguard (it lacks chain {self.table.version_chain}); nothing was "
                               "changed")
         return found
+
+    def _anothers(self, found: Ruleset) -> bool:
+        """Whether another version made this table. What this process has made is ours, whatever it lacks."""
+        if self.table.version_chain in found.chains or self._older(found):
+            return False
+        return self._expected is None or self.table.later(found.chains)
 
 
 def _lost(found: Ruleset | None, expected: Ruleset) -> Collection[str]:

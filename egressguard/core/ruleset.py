@@ -20,8 +20,9 @@ Element = tuple[str, ...]
 Sets = dict[str, frozenset[Element]]
 Leases = dict[str, dict[Element, float]]
 
-# Filled by the rules file; which of the inventory's sets an address belongs to.
-CONSTANT_MAPS = ("shard4", "shard6")
+# Filled by the rules files and by nobody else: which of the inventory's sets an address belongs to, and what
+# can hide a packet on a bridge.
+CONSTANTS = ("shard4", "shard6", "tag_types", "plain_types", "tunnel_types")
 
 # Attempts per host of the inventory, each in the set that its address chooses.
 INVENTORY: dict[str, Fields] = {

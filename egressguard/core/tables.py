@@ -4,7 +4,7 @@ Each is a file of its own and a table of the same name, so that a family tells t
 name mean the same in each of them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from egressguard.core.ruleset import (
@@ -52,9 +52,19 @@ class Table:
 
     def older(self, chains: Iterable[str]) -> bool:
         """Whether `chains` are those of an earlier version of this table: what an upgrade finds."""
-        stem, _, number = self.version_chain.rpartition("_v")
-        return any(chain.startswith(f"{stem}_v") and int(found) < int(number)
-                   for chain in chains if (found := chain.removeprefix(f"{stem}_v")).isdigit())
+        return any(number < 0 for number in self._versions(chains))
+
+    def later(self, chains: Iterable[str]) -> bool:
+        """Whether they are those of a later version: what a downgrade finds."""
+        return any(number > 0 for number in self._versions(chains))
+
+    def _versions(self, chains: Iterable[str]) -> Iterator[int]:
+        """The versions that `chains` name, relative to ours."""
+        stem, _, ours = self.version_chain.rpartition("_v")
+        for chain in chains:
+            number = chain.removeprefix(f"{stem}_v")
+            if chain != number and number.isdigit():
+                yield int(number) - int(ours)
 
     def fields(self, name: str) -> Fields:
         """What an element of the set consists of."""

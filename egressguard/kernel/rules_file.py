@@ -54,7 +54,16 @@ class RulesFile:
 
     def text(self) -> str:
         """What is loaded. Raises KernelError if it cannot be read, is cut short, or is another version's."""
-        text = self._read() + "".join(replace(self, path=self.path.with_name(n))._read() for n in self.more)
+        return "".join(part.own_text() for part in self.parts())
+
+    def parts(self) -> list["RulesFile"]:
+        """The table's own file, and each of those beside it, in the order in which they are loaded."""
+        own = replace(self, more=())
+        return [own, *(replace(own, path=self.path.with_name(name)) for name in self.more)]
+
+    def own_text(self) -> str:
+        """The same of this file alone."""
+        text = self._read()
         named = ", ".join(f'"{name}"' for name in self.interfaces)
         text = DEVICES.sub(f"{{ {named} }}", text) if named else text
         text = HEAD.sub(rf"\g<0>\tflags {self.flags}\n", text) if self.flags else text

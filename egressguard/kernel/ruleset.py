@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from egressguard.core.ruleset import CONSTANT_MAPS, TABLE
+from egressguard.core.ruleset import CONSTANTS, TABLE
 from egressguard.kernel.declared import read_declared
 from egressguard.kernel.netlink import (
     GETCHAIN,
@@ -146,7 +146,7 @@ def _hook(chain: dict[int, memoryview], hook: dict[int, memoryview], names: tupl
 
 
 def _fingerprint(netlink: Netlink, chains: dict[str, str]) -> str:
-    """A hash over chains, their rules, and the maps that the file fills. Chains come in the order in which
+    """A hash over chains, their rules, and what else the file fills. Chains come in the order in which
     they were made, which says nothing; the rules within one come in theirs, which says everything.
     """
     rules: dict[str, list[str]] = {name: [hook] for name, hook in chains.items()}
@@ -155,7 +155,7 @@ def _fingerprint(netlink: Netlink, chains: dict[str, str]) -> str:
         if text(found[RULE_TABLE]) == TABLE:
             expressions = bytes(found.get(RULE_EXPRESSIONS, b"")).hex()
             rules.setdefault(text(found[RULE_CHAIN]), []).append(expressions)
-    rules |= {f"map {name}": _elements(netlink, name) for name in CONSTANT_MAPS}
+    rules |= {f"constant {name}": _elements(netlink, name) for name in CONSTANTS}
     return _digest(rules)
 
 
@@ -164,7 +164,7 @@ def _digest(found: Mapping[str, object]) -> str:
 
 
 def _elements(netlink: Netlink, name: str) -> list[str]:
-    """A map's elements as the kernel has them; none when it is missing."""
+    """A set's or map's elements as the kernel has them; none when it is missing."""
     try:
         return sorted(bytes(element).hex() for element in read_raw(netlink, name))
     except NoSuchEntry:
