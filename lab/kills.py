@@ -30,16 +30,19 @@ LIFE_IN_LOADS = 3.0  # the longest life, in times that one load of the rules tak
 BEGIN, END = b"b", b"e"
 
 
-def apply_for_ever(sites: Sequence[Site], mark: int, *, in_two_steps: bool) -> NoReturn:
-    """Loads the rules and one site after the other; `mark` gets an octet before and after each."""
+def apply_for_ever(sites: Sequence[Site], mark: int, first: str) -> NoReturn:
+    """Loads the rules and one site after the other; `mark` gets an octet before and after each.
+
+    `first` is the mutant: a transaction before each load, which makes it two steps.
+    """
     kernel, boot = Netfilter(), boot_id()
     enforcement = Enforcement(sites[0], kernel, Database(None, boot), boot)
     for number, site in enumerate(itertools.cycle(sites)):
         enforcement.site = site
         os.write(mark, BEGIN)
-        if in_two_steps:  # the mutant: what a reload must not be
-            nft.apply("flush table inet egressguard", "the mutant")
-        if number % RULES_EVERY and not in_two_steps:
+        if first:
+            nft.apply(first, "the mutant")
+        if number % RULES_EVERY and not first:
             enforcement.apply(now_s())
         else:
             enforcement.load(now_s(), "again")
@@ -54,13 +57,13 @@ def load_s(site: Site, kernel: Netfilter) -> float:
     return now_s() - began_s
 
 
-def kill_once(sites: Sequence[Site], life_s: float, *, in_two_steps: bool) -> bytes:
+def kill_once(sites: Sequence[Site], life_s: float, first: str) -> bytes:
     """The marks of a child that was killed after `life_s`, reckoned from its first apply."""
     reader, mark = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            apply_for_ever(sites, mark, in_two_steps=in_two_steps)
+            apply_for_ever(sites, mark, first)
         finally:
             os._exit(1)
     os.close(mark)
@@ -84,7 +87,7 @@ def main() -> None:
     parser.add_argument("configs", type=Path, nargs="+")
     parser.add_argument("--kills", type=int, required=True)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--in-two-steps", action="store_true")
+    parser.add_argument("--first", default="", metavar="TRANSACTION", help="the mutant's first step")
     options = parser.parse_args()
     sites, kernel = [read_site(path) for path in options.configs], Netfilter()
     dice = random.Random(options.seed)
@@ -92,7 +95,7 @@ def main() -> None:
     longest_s = LIFE_IN_LOADS * load_s(sites[0], kernel)
     found = {"kills": 0, "applies": 0, "within": 0, "torn": 0}
     for _ in range(options.kills):
-        marks = kill_once(sites, dice.uniform(0, longest_s), in_two_steps=options.in_two_steps)
+        marks = kill_once(sites, dice.uniform(0, longest_s), options.first)
         held = kernel.sets()
         found["kills"] += 1
         found["applies"] += marks.count(END)
