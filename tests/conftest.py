@@ -1,7 +1,6 @@
 """Options and fixtures of all tests."""
 
 import os
-import shlex
 import signal
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--packages", metavar="FOLDER", help="with --machine: do not build, test the packages in its "
                      "folders r1 and r2 (PACKAGE_REVISION)")
     parser.addoption("--full", action="store_true", help="the full sizes of the promises, for hours not minutes")
-    parser.addoption("--write-promises", action="store_true", help="write docs/promises.md from this run's figures")
+    parser.addoption("--write-promises", action="store_true", help="write this run's figures into docs/promises.md")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -37,7 +36,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Only a run in which everything held may say so."""
     if session.config.getoption("--write-promises") and exitstatus == 0:
-        promises.write(PROMISES, shlex.join(["script/test", *session.config.invocation_params.args]))
+        promises.write(PROMISES)
 
 
 @pytest.fixture

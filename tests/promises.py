@@ -1,10 +1,12 @@
-"""Figures of the promises: tests record them, and a run with --write-promises writes docs/promises.md.
+"""Figures of the promises: tests record them, and a run with --write-promises writes them into docs/promises.md.
 
-The file is never edited by hand: each row says what was measured, what is required, and how to measure again.
+The file is never edited by hand: each row says what was measured and when, what is required, and how to measure again. A run
+replaces the rows of the files that it has run. Others stay, if they are of the same machine and their tests still exist.
 """
 
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,16 +31,32 @@ PROMISES = {
 }
 
 
+COLUMNS = ("what", "measured", "required", "size", "on", "test")
+SECTION = re.compile(r"^## (\d+)\.")
+ROOT = Path(__file__).resolve().parent.parent
+
+
 @dataclass(frozen=True)
 class Figure:
-    """One measured number beside its bound; `test` is the node id that measures it again."""
+    """One measured number beside its bound, and the day; `test` is the node id that measures it again."""
 
     number: int
     text: str
     measured: str
     required: str
     size: str
+    day: str
     test: str
+
+    @property
+    def row(self) -> str:
+        """A line of the table."""
+        return f"| {self.text} | {self.measured} | {self.required} | {self.size} | {self.day} | `{self.test}` |"
+
+    @property
+    def file(self) -> str:
+        """The test's file."""
+        return self.test.partition("::")[0]
 
 
 _figures: dict[tuple[int, str], Figure] = {}
@@ -47,27 +65,50 @@ _figures: dict[tuple[int, str], Figure] = {}
 def promise(number: int, text: str, measured: object, required: object, size: str) -> None:
     """Records a figure of promise `number`; the test asserts it, this only tells."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
-    _figures[number, text] = Figure(number, text, str(measured), str(required), size, test)
+    _figures[number, text] = Figure(number, text, str(measured), str(required), size, f"{datetime.now(UTC):%Y-%m-%d}", test)
 
 
-def write(path: Path, command: str) -> None:
-    """Writes every figure of this run; promises without one say so."""
-    path.write_text("\n".join([*_head(command), *(line for number in PROMISES for line in _section(number))]) + "\n")
+def write(path: Path, root: Path = ROOT) -> None:
+    """Writes every figure of this run, and those of earlier ones; promises without any say so."""
+    before = path.read_text("utf-8") if path.exists() else ""
+    head = _head()
+    again = {figure.file for figure in _figures.values()}
+    kept = [f for f in read(before) if f.file not in again and _exists(f.test, root)] if head[-1] in before else []
+    figures = [*_figures.values(), *kept]
+    path.write_text("\n".join([*head, *(line for number in PROMISES for line in _section(number, figures))]) + "\n", "utf-8")
 
 
-def _head(command: str) -> list[str]:
+def read(text: str) -> list[Figure]:
+    """The figures that the file holds."""
+    found, number = [], 0
+    for line in text.splitlines():
+        if begun := SECTION.match(line):
+            number = int(begun[1])
+        cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
+        if line.startswith("| ") and len(cells) == len(COLUMNS) and cells[-1].startswith("`"):
+            what, measured, required, size, day, test = cells
+            found.append(Figure(number, what, measured, required, size, day, test.strip("`")))
+    return found
+
+
+def _exists(test: str, root: Path) -> bool:
+    file, _, name = test.partition("::")
+    return (root / file).exists() and f"def {name.partition('[')[0]}(" in (root / file).read_text("utf-8")
+
+
+def _head() -> list[str]:
     nft = subprocess.run(["nft", "--version"], text=True, capture_output=True, check=False).stdout.split(" (")[0]
     return ["# Promises and their figures", "",
-            "Written by the test run, never by hand:", "", "```sh", command, "```", "",
+            "Written by test runs, never by hand: `script/test --full --write-promises FILE …` measures what stands in these "
+            "files again. A single row is measured again with `script/test` and its test's name.", "",
             f"Linux {platform.release().split('-')[0]}, {nft.strip()}, Python {platform.python_version()}, "
-            f"{os.cpu_count()} processors, {datetime.now(UTC):%Y-%m-%d}. "
-            "A single row is measured again with `script/test` and its test's name."]
+            f"{os.cpu_count()} processors."]
 
 
-def _section(number: int) -> list[str]:
-    rows = [figure for figure in _figures.values() if figure.number == number]
+def _section(number: int, figures: list[Figure]) -> list[str]:
+    rows = [figure for figure in figures if figure.number == number]
     head = ["", f"## {number}. {PROMISES[number]}", ""]
     if not rows:
-        return [*head, "No figure in this run: it is tested by yes and no."]
-    return [*head, "| what | measured | required | size | test |", "| --- | --- | --- | --- | --- |",
-            *(f"| {f.text} | {f.measured} | {f.required} | {f.size} | `{f.test}` |" for f in rows)]
+        return [*head, "No figure: it is tested by yes and no."]
+    order = sorted(rows, key=lambda figure: figure.file)
+    return [*head, f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}", *(figure.row for figure in order)]
