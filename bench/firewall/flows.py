@@ -7,7 +7,7 @@ import socket
 import statistics
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from bench.firewall.line import ACK, FLAGS_AT, Line
@@ -19,6 +19,7 @@ from lab.syns import checksum
 
 CHUNK = bytes(1 << 18)
 PORT = 8080
+ENDS = {4: (socket.AF_INET, SOMEBODY4), 6: (socket.AF_INET6, SOMEBODY6)}
 NONE = "no egressguard"
 AGAIN = "no egressguard, again"
 RULESETS = {NONE: TRACKED, "egressguard": egressguard(100)}
@@ -48,16 +49,17 @@ PURE_ACK_BYTES = {4: 14 + 20 + 32, 6: 14 + 40 + 32}  # with the timestamps that 
 ADDRESSES_AT = {4: 14 + 12, 6: 14 + 8}
 
 
-def packet_costs(line: Line, count: int, rounds: int, family: int) -> dict[str, list[float]]:
+def packet_costs(line: Line, count: int, rounds: int, family: int, compared: Mapping[str, str] = COMPARED
+                 ) -> dict[str, list[float]]:
     """CPU nanoseconds per packet of an established connection, in each round: its last ACK again and again,
     which its receiver takes and does not answer.
     """
-    costs: dict[str, list[float]] = {name: [] for name in COMPARED}
+    costs: dict[str, list[float]] = {name: [] for name in compared}
     line.load(TRACKED)
     with _connection(line, family) as ack:
         for number in range(rounds):
-            for name in list(COMPARED)[::1 if number % 2 else -1]:
-                line.load(COMPARED[name])
+            for name in list(compared)[::1 if number % 2 else -1]:
+                line.load(compared[name])
                 line.send([ack], count // 10)
                 costs[name].append(line.send([ack], count))
     return costs
@@ -66,7 +68,7 @@ def packet_costs(line: Line, count: int, rounds: int, family: int) -> dict[str, 
 @contextmanager
 def _connection(line: Line, family: int) -> Iterator[bytes]:
     """A connection through the router, and the frame with which its client completed it."""
-    kind, to = (socket.AF_INET6, SOMEBODY6) if family == 6 else (socket.AF_INET, SOMEBODY4)
+    kind, to = ENDS[family]
     with line.host.call(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as heard:
         heard.bind(("eth0", 0))
         heard.settimeout(5)
@@ -87,14 +89,14 @@ def _whole(frame: bytes, family: int) -> bytes:
     return frame[:at] + tcp[:16] + struct.pack("!H", total) + tcp[18:]
 
 
-def throughputs(line: Line, seconds: float, rounds: int) -> dict[str, list[float]]:
+def throughputs(line: Line, seconds: float, rounds: int, family: int) -> dict[str, list[float]]:
     """Bytes a second of one real TCP connection that lives through all rounds, in slices of each ruleset.
 
     Sender and receiver have a core each and short slices take turns: what the scheduler does and what else
     the machine does moves a single slice by a tenth and more. `AGAIN` shows what that leaves between equals.
     """
     found: dict[str, list[float]] = {name: [] for name in THROUGHPUT}
-    with _stream(line) as client:
+    with _stream(line, family) as client:
         for number in range(rounds):
             for name in list(THROUGHPUT)[::1 if number % 2 else -1]:
                 line.load(THROUGHPUT[name])
@@ -104,11 +106,12 @@ def throughputs(line: Line, seconds: float, rounds: int) -> dict[str, list[float
 
 
 @contextmanager
-def _stream(line: Line) -> Iterator[socket.socket]:
+def _stream(line: Line, family: int) -> Iterator[socket.socket]:
     """A connection through the router into a process that only receives."""
+    kind, to = ENDS[family]
     cores = sorted(os.sched_getaffinity(0))
-    with line.outside.call(socket.create_server, ("0.0.0.0", PORT)) as listener:
-        client = line.host.call(socket.create_connection, (SOMEBODY4, PORT), 5)
+    with line.outside.call(socket.create_server, ("", PORT), family=kind) as listener:
+        client = line.host.call(socket.create_connection, (to, PORT), 5)
         server, _ = listener.accept()
     with client, server:
         if not (child := os.fork()):

@@ -9,11 +9,9 @@ import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
-from bench.firewall import firewalld
 from bench.firewall.line import Line
 from egressguard.core.plan import diff, transaction
 from egressguard.core.policy import desired, port_bits
@@ -44,20 +42,9 @@ BARE = TRACKED + """table inet bare {
     }
 }
 """
-# What fail2ban 1.0's action nftables-multiport writes with chain_hook forward and blocktype drop.
-FAIL2BAN_NFTABLES = TRACKED + """table inet f2b-table {
-    set addr-set-smtp { type ipv4_addr; }
-    chain f2b-chain {
-        type filter hook forward priority filter - 1; policy accept;
-        tcp dport { 25 } ip saddr @addr-set-smtp drop
-    }
-}
-"""
-BANNED = [str(ip_address("198.51.100.0") + n) for n in range(100)]
-OTHER_PORT = 8080
 INVENTORY = int(IPv6Address("2001:db8:1000::"))
-FEW = [ip_address(f"203.0.113.{n}") for n in range(130, 194)]
-MANY = [IPv4Address(int(ip_address("203.0.113.128")) + n) for n in range(128)]
+FEW = {4: [ip_address(f"203.0.113.{n}") for n in range(130, 194)],
+       6: [ip_address(f"2001:db8:ffff::{n}") for n in range(130, 194)]}
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ def nft(name: str, text: str) -> Ruleset:
 def egressguard(hosts: int, text: str = RULES, group: tuple[Group, ...] = ()) -> str:
     """The rules with an inventory of so many IPv6 hosts, and web2, beside connection tracking."""
     machines = (*(Machine(f"h{n}", (inventory_address(n),)) for n in range(hosts)),
-                Machine("web2", (ip_address(WEB2.ipv4),)))
+                Machine("web2", tuple(map(ip_address, WEB2.addresses))))
     settings = Settings(inside=(Inside(("web",), ()),), host=machines, group=group)
     mask, bits = port_bits(settings)
     for name, value in (("smtp_mask", mask), ("smtp_bits", bits)):
@@ -89,48 +76,7 @@ def inventory_address(number: int) -> IPv6Address:
     return IPv6Address(INVENTORY + (number << 64))
 
 
-def iptables(name: str, rules: str, chains: str = "") -> Ruleset:
-    """Rules that iptables-nft translates and loads."""
-    text = f"*filter\n:FORWARD ACCEPT [0:0]\n{chains}{rules}COMMIT\n"
-
-    def load(line: Line) -> None:
-        line.load(TRACKED)
-        line.router.run(["iptables-nft-restore"], stdin=text)
-    return Ruleset(name, load)
-
-
-def ipset(line: Line) -> None:
-    """A hash:ip of a hundred addresses, with counters, and one iptables-nft rule that asks it."""
-    line.load(TRACKED)
-    line.router.run(["ipset", "-exist", "create", "egress", "hash:ip", "counters"])
-    line.router.run(["ipset", "-exist", "restore"], stdin="".join(f"add egress {a}\n" for a in BANNED))
-    line.router.run(["iptables-nft-restore"], stdin="*filter\n:FORWARD ACCEPT [0:0]\n"
-                    "-A FORWARD -p tcp --dport 25 -m set --match-set egress src -j DROP\nCOMMIT\n")
-
-
-@cache
-def _firewalld_rules(line: Line) -> str:
-    return TRACKED + firewalld.ruleset(line.router)
-
-
-CHAIN = "".join(f"-A FORWARD -p tcp --dport 25 -s 192.0.2.{n % 250 + 1} -j DROP\n" for n in range(1000))
-F2B = "".join(f"-A f2b-smtp -s {address} -j DROP\n" for address in BANNED)
 ANSWER_DROP = "add element inet egressguard answer_drop { ipv4, ipv6 }\n"
-
-BLOCKED = (
-    nft("drop at the door (floor)", FLOOR),
-    nft("bare forward drop", BARE),
-    nft("egressguard, 100 hosts", egressguard(100)),
-    nft("egressguard, 100,000 hosts", egressguard(100_000)),
-    Ruleset("ipset of 100, with counters", ipset),
-    nft("fail2ban's nftables action, 100 banned", FAIL2BAN_NFTABLES
-        + f"add element inet f2b-table addr-set-smtp {{ {', '.join(BANNED)} }}\n"),
-    iptables("fail2ban's iptables action, 100 banned",
-             f"-A FORWARD -p tcp -m multiport --dports 25 -j f2b-smtp\n{F2B}-A f2b-smtp -j RETURN\n",
-             ":f2b-smtp - [0:0]\n"),
-    Ruleset("firewalld, a policy that drops port 25", lambda line: line.load(_firewalld_rules(line))),
-    iptables("iptables-nft, 1,000 rules", f"{CHAIN}-A FORWARD -p tcp --dport 25 -j DROP\n"),
-)
 
 
 def without(*lines: str) -> str:
@@ -147,10 +93,11 @@ def without(*lines: str) -> str:
 FIB, MAC = "\t\tfib saddr . iif oif missing goto spoof\n", "\t\tjump attempt_mac\n"
 HOST, PAIR = "\t\tgoto host\n", "goto inventory_destination; "
 REMEMBER = "\t\tjump remember\n"
+IN_FULL = "every SYN looked at in full"
 PARTS = (
     nft("drop at the door (floor)", FLOOR),
     nft("bare forward drop", BARE),
-    nft("every SYN looked at in full", without()),
+    nft(IN_FULL, without()),
     nft("… without remembering it", without(REMEMBER)),
     nft("… without the reverse-path lookup", without(FIB)),
     nft("… without its MAC", without(MAC)),
@@ -159,10 +106,10 @@ PARTS = (
 )
 
 
-def costs_ns(line: Line, rulesets: tuple[Ruleset, ...], count: int, rounds: int, port: int = 25
+def costs_ns(line: Line, rulesets: tuple[Ruleset, ...], count: int, rounds: int, family: int = 4
              ) -> dict[str, list[float]]:
     """CPU nanoseconds per packet of every ruleset in every round, in turn."""
-    made = line.syns([ip_address(WEB2.ipv4)], FEW, port)
+    made = line.syns([ip_address(WEB2.addresses[family == 6])], FEW[family])
     costs: dict[str, list[float]] = {ruleset.name: [] for ruleset in rulesets}
     for _ in range(rounds):
         for ruleset in rulesets:

@@ -37,7 +37,8 @@ NETWORK = ip_network("2001:db8:1000::/36")
 class Round:
     """CPU milliseconds of the daemon's rounds, one a second, how much of that is the judge's, and the memory
     of the process that ran them. `floor_ms` is what it costs to read the same counters and to add them up,
-    which is the least that a round in Python can cost.
+    which is the least that a round in Python can cost. `ensure_ms` is one comparison of all rules and
+    elements with what should be there: every five seconds, and after each change, a round makes one.
     """
 
     inventory: int
@@ -48,6 +49,7 @@ class Round:
     quiet_ms: float
     floor_ms: float
     first_ms: float
+    ensure_ms: float
     mb: float
 
 
@@ -84,7 +86,8 @@ def _watch_the_judge() -> list[float]:
 
 def _rounds(world: World, site: Site, folder: Path, active: int, seconds: int, judged: list[float]) -> Round:
     kernel, database = Netfilter(), Database(folder / "router.db", boot_id())
-    controller = Controller(Enforcement(site, kernel, database, boot_id()), kernel, database,
+    enforcement = Enforcement(site, kernel, database, boot_id())
+    controller = Controller(enforcement, kernel, database,
                             lambda: open_exchange(f"sqlite:{folder}/exchange.db"))
     controller.start(0.0)
     hosts = [str(machine.addresses[0]) for machine in site.settings.host[:active]]
@@ -98,14 +101,24 @@ def _rounds(world: World, site: Site, folder: Path, active: int, seconds: int, j
     judge_s = sum(judged) / seconds
     floor = [_floor_s() for _ in range(seconds)]
     rest = [_cpu_s(controller, n) for n in range(seconds + 1, 3 * seconds + ALL_WEIGHED)]
+    ensure = [_ensure_s(enforcement, 4 * seconds + ALL_WEIGHED) for _ in range(5)]
     controller.close(0.0)
     _check(database, active * (seconds + 1))
     database.close()
     kernel.close()
     cpu_s = (statistics.mean(busy), judge_s, max(busy), statistics.median(rest[-seconds:]),
-             statistics.median(floor), first_s)
+             statistics.median(floor), first_s, statistics.median(ensure))
     return Round(len(site.settings.host), active, *(1000 * s for s in cpu_s),
                  resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def _ensure_s(enforcement: Enforcement, now_s: float) -> float:
+    """CPU seconds of a comparison that finds all as it should be."""
+    enforcement.adopt(enforcement.site)
+    began = time.process_time()
+    if enforcement.ensure(now_s) is not None:
+        raise RuntimeError("something was wrong in the kernel")
+    return time.process_time() - began
 
 
 def _check(database: Database, made: int) -> None:
