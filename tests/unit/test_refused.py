@@ -19,10 +19,10 @@ def test_a_senders_attempts_are_told_for_ten_minutes_and_nobody_elses() -> None:
     refused.note({WEB: 1}, inventory, 1.0)
     assert refused.fault() == ""
     refused.note({RELAY: 1, RELAY6: 3, WEB: 1}, inventory, 2.0)
-    assert refused.fault().startswith("attempts of relay (192.0.2.10), relay (2001:db8:0:a::/64) are refused")
+    assert refused.fault().startswith("attempts of beside relay (2001:db8:0:a::/64), relay (192.0.2.10) are refused")
     refused.note({RELAY6: 1}, inventory, 300.0)
     refused.note({}, inventory, 2.0 + REMEMBER_S)
-    assert refused.fault().startswith("attempts of relay (2001:db8:0:a::/64) are refused")
+    assert refused.fault().startswith("attempts of beside relay (2001:db8:0:a::/64) are refused")
     refused.note({}, inventory, 300.0 + REMEMBER_S)
     assert refused.fault() == ""
 
