@@ -163,13 +163,14 @@ class Watched:
         begin_s = self._host.innocent_from_s
         if begin_s is None:
             return True
+        stays_s = max(0.0, now.until_s - begin_s) if now.state is State.COMPROMISED else 0.0
         if at_s < begin_s:
             self._first_s, self._total, self._rivals = None, 0, Thresholds()
-        elif before is None or before.state is not State.COMPROMISED:
+            self.found.silent_s = self.found.stale_s = stays_s
+        elif before is None or before.state is State.CLEAN:
             self._inherits = False
-        if self._inherits:
-            self.found.stale_s = max(0.0, now.until_s - begin_s) if now.state is State.COMPROMISED else 0.0
-            self.found.silent_s = self.found.stale_s if at_s < begin_s else self.found.silent_s
+        elif self._inherits:
+            self.found.stale_s = max(self.found.stale_s, stays_s)
         return not self._inherits
 
     def _note(self, verdict: Verdict, now_s: float) -> None:
@@ -201,13 +202,14 @@ class Watched:
 
 
 def may_stay_s(detection: Detection, more: float = 0.0) -> float:
-    """How long a verdict may stand after the last attempt, by its half-life, from the highest score that
-    there is; and when so many new destinations of somebody else come just before it falls.
+    """How long a verdict may stand after the last attempt, by its half-life, from the highest score; and when
+    so many new destinations of somebody else come just before the host would be clean.
     """
     w = weights(detection)
-    falls_at = w.compromised / 2
-    return w.half_life_s * (math.log2((w.ceiling + w.most_from_relays) / falls_at)
-                            + math.log2((falls_at + more * w.new) / falls_at))
+    highest, falls_at, clean_at = w.ceiling + w.most_from_relays, w.compromised / 2, w.suspect / 2
+    if not more:
+        return w.half_life_s * math.log2(highest / falls_at)
+    return w.half_life_s * (math.log2(highest / clean_at) + math.log2((clean_at + more * w.new) / falls_at))
 
 
 def _cause(verdict: Verdict) -> Cause:

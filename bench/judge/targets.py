@@ -2,8 +2,7 @@
 
 A share that is seen in some hosts is not the share of all. So a target is `met` when the whole interval lies
 on its side, `missed` when the interval lies on the other, and `open` when there were too few hosts to tell.
-The sums over all classes must be met; a class may be open, since it has fewer hosts, and what was seen of it
-must be on the right side.
+The sums over all classes must be met; a class may be open, since it has fewer hosts.
 """
 
 import math
@@ -44,11 +43,11 @@ def targets(found: Found, detection: Detection) -> list[Target]:
     return [*_sums(counted, detection), *_medians(counted), *_each(counted, detection)]
 
 
-def state_of(low: float, high: float, limit: float, seen: float) -> str:
-    """Of a share that should be at most `limit`; what was `seen` on the wrong side is missed in any case."""
+def state_of(low: float, high: float, limit: float) -> str:
+    """Of a share that should be at most `limit` and lies between `low` and `high`."""
     if high <= limit:
         return "met"
-    return "open" if low <= limit and seen <= limit else "missed"
+    return "open" if low <= limit else "missed"
 
 
 def _at_most(what: str, k: int, n: int, limit: float, *, must: bool = True, times: float = 1.0,
@@ -57,7 +56,7 @@ def _at_most(what: str, k: int, n: int, limit: float, *, must: bool = True, time
     low, high = (times * end for end in interval(k, n))
     seen = times * k / n
     return Target(what, f"{seen:.5f}{unit} ({low:.5f} to {high:.5f}; {k} of {n})", f"≤ {limit:g}",
-                  state_of(low, high, limit, seen), must)
+                  state_of(low, high, limit), must)
 
 
 def _sums(counted: Found, detection: Detection) -> list[Target]:

@@ -172,11 +172,12 @@ def _remembered(past: Past, attempts: Attempts, now_s: float) -> tuple[list[str]
         bits, old_bits, turned_s = 0, bits if now_s - turned_s < 2 * GENERATION_S else 0, now_s
     fresh: list[str] = []
     again = list(attempts.retried)
-    full = (bits | old_bits).bit_count() > SATURATED
+    if (bits | old_bits).bit_count() > SATURATED:
+        bits, old_bits, turned_s = 0, 0, now_s  # a few destinations after very many are remembered again
     salt = past.salt or salt_from(attempts.new_destinations[0])
     for destination in attempts.new_destinations:
         bit = bit_of(salt, destination, BITS)
-        (fresh if full or not (bits | old_bits) & bit else again).append(destination)
+        (again if (bits | old_bits) & bit else fresh).append(destination)
         bits |= bit
     return fresh, tuple(again), Past(bits, old_bits, turned_s, *past[3:10], salt)
 

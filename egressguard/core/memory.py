@@ -13,7 +13,7 @@ from egressguard.core.queue import Queue
 
 NEVER = float("-inf")
 BITS = 512
-SATURATED = BITS // 2  # from here on a destination that looks known may well be new: it is taken for new
+SATURATED = BITS // 4  # beyond it a destination that looks known may well be new, so all begins anew
 GENERATION_S = 86400.0
 CONTRIBUTIONS = 16
 TOGETHER_S = 60.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egressguard.core import detection, queue, weights
+from egressguard.core import detection, memory, queue, weights
 from egressguard.core.attempts import Attempts
 from egressguard.core.causes import likeliest
 from egressguard.core.detection import judge, judge_reports, release
@@ -386,6 +386,18 @@ def test_how_a_host_comes_back_says_what_it_is(gaps: list[float], destinations: 
     assert likeliest(verdict.memory, verdict.state) is cause
 
 
+def test_a_few_destinations_after_very_many_are_remembered() -> None:
+    """Whoever gets a spambot's address by DHCP would be held by his smarthost's addresses, new at each visit."""
+    verdicts = judge({}, {WEB: new(40 * memory.SATURATED)}, SETTINGS, 0.0)
+    few = Attempts(4, names(10**6, 4))
+    verdicts |= judge(verdicts, {WEB: few}, SETTINGS, 4000.0)
+    before = verdicts[WEB].score
+    for n in range(2, 8):  # the counters have forgotten them in between
+        verdicts |= judge(verdicts, {WEB: few}, SETTINGS, n * 4000.0)
+    assert verdicts[WEB].score < before / 8
+    assert verdicts[WEB].state is not State.COMPROMISED
+
+
 # What outlives the process
 
 def restarted(verdict: Verdict, now_s: float, at_s: float = 0.0) -> Verdict:
@@ -417,9 +429,9 @@ def test_what_is_no_memory_is_none(frozen: bytes | None) -> None:
 
 
 def test_the_memory_of_an_earlier_version_is_read() -> None:
-    memory = thaw(SUMS.pack(3.5, 0.5, 0, 0, 0, 0, 2, 1, 0, 2, 0, 7, 40), 5.0)
-    assert (memory.gained, memory.visits, memory.past.mailed, destinations_of(memory)) == (3.5, (1, 0, 2, 0), 40, 7)
-    assert thaw(freeze(memory, 5.0), 9.0) == memory._replace(past=memory.past._replace(told_s=9.0))
+    read = thaw(SUMS.pack(3.5, 0.5, 0, 0, 0, 0, 2, 1, 0, 2, 0, 7, 40), 5.0)
+    assert (read.gained, read.visits, read.past.mailed, destinations_of(read)) == (3.5, (1, 0, 2, 0), 40, 7)
+    assert thaw(freeze(read, 5.0), 9.0) == read._replace(past=read.past._replace(told_s=9.0))
 
 
 def test_two_hosts_have_their_destinations_under_different_bits() -> None:
