@@ -229,7 +229,7 @@ class Controller:
         counting, inventory = self._counting, self._inventory
         found: list[Mapping[Host, Attempts]] = [
             counting.tried(sample, inventory, self._judgement.queued, now_s)]
-        self._refused.note(counting.grown, inventory, now_s)
+        self._refused.note(counting.tried_any, inventory, now_s)
         if fault := self._refused.fault():
             faults["senders"] = fault
         with self._noting(faults, "kernel"):

@@ -4,7 +4,7 @@ Counts live in the kernel first: what is recorded here is absolute, and what was
 was killed is counted by the next one.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -38,6 +38,7 @@ class Counting:
         self._moved = self._hurry = False
         self._waiting = Waiting()
         self._grown: dict[Host, int] = {}
+        self._unjudged: set[Host] = set()
         self._read_s = float("-inf")
 
     @property
@@ -74,22 +75,22 @@ class Counting:
         self.totals = totals  # read before the elements: what came later makes the next round look again
         return sample
 
-    @property
-    def grown(self) -> Mapping[Host, int]:
-        """How many attempts each host has made since the last sample."""
-        return self._grown
+    def tried_any(self, host: Host) -> bool:
+        """Whether this one has made an attempt since the last sample, judged for it or not."""
+        return host in self._grown or host in self._unjudged
 
     def tried(self, sample: Sample | None, inventory: Inventory, queued: Collection[Host], now_s: float
               ) -> dict[Host, Attempts]:
         """What hosts have tried since the last sample and is not put to wait: whatever may raise a score,
         whatever begins a visit, and all of the machines that are `queued`.
         """
-        self._grown = {}
+        self._grown, self._unjudged = {}, set()
         if sample is None:
             return {}
         grown = self._grown = attempts.grown(self._baseline, sample)
         for key in inventory.unjudged:
-            grown.pop(key, None)
+            if grown.pop(key, None):
+                self._unjudged.add(key)
         waits = self._patient(sample, inventory, queued, now_s)
         self._waiting.put(grown, waits)
         chosen = {key: by for key, by in grown.items() if key not in waits}

@@ -3,7 +3,7 @@
 Counted is by host, so in IPv6 it may be another machine of the sender's /64.
 """
 
-from collections.abc import Container
+from collections.abc import Callable
 
 from egressguard.core.hosts import Host
 from egressguard.core.inventory import Inventory
@@ -18,14 +18,14 @@ class Refused:
         self._inventory: Inventory | None = None
         self._last_s: dict[Host, float] = {}
 
-    def note(self, tried: Container[Host], inventory: Inventory, now_s: float) -> None:
-        """The hosts that have tried since the last round. What another configuration refused is no mistake of
-        this one, so its first round says nothing.
+    def note(self, tried: Callable[[Host], bool], inventory: Inventory, now_s: float) -> None:
+        """Asks which senders have `tried` since the last round. What another configuration refused is no
+        mistake of this one, so its first round says nothing.
         """
         if inventory is not self._inventory:
             self._inventory, self._last_s = inventory, {}
             return
-        self._last_s |= {host: now_s for host in inventory.senders if host in tried}
+        self._last_s |= {host: now_s for host in inventory.senders if tried(host)}
         self._last_s = {host: at_s for host, at_s in self._last_s.items() if now_s - at_s < REMEMBER_S}
 
     def fault(self) -> str:

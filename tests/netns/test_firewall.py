@@ -271,8 +271,12 @@ def test_a_sender_that_is_configured_behind_another_interface_is_told(site: Depl
     site.router_config.write_text(text.replace('["dmz"]', '["X"]').replace('["web"]', '["dmz"]').replace('["X"]', '["web"]'))
     site.start_router()
     assert site.status()[1]["findings"] == []
-    site.world.relay.call(outcome, SOMEBODY[family])
-    wait_until(lambda: "relay (" in str(site.status()[1]["findings"]), "the finding", timeout_s=60)
+
+    def told() -> bool:
+        site.world.relay.call(outcome, SOMEBODY[family])
+        return "relay (" in str(site.status()[1]["findings"])
+
+    wait_until(told, "the finding", timeout_s=60)
     assert site.status()[0] == 2
     assert "sender's place" in site.egressguard("doctor").stdout
 
