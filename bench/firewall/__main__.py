@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--packets", type=int, default=200_000, help="of one run")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs; the median counts")
     parser.add_argument("--hosts", type=int, nargs="+", default=[10_000, 100_000],
-                        help="in the inventory; 1000000 takes minutes and is not compared with nft")
+                        help="in the inventory; 1000000 takes a minute and is not compared with nft")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()

@@ -222,6 +222,14 @@ FIELDS: dict[str, Callable[[random.Random], str]] = {
 
 
 def new_element(made: Object, dice: random.Random) -> str:
+    """An element that the set does not hold, but has room for; empty when there is none."""
+    held = set(made.elements())
+    if len(held) >= made.listed.get("size", len(held) + 1):
+        return ""
+    return other_element(made, dice)
+
+
+def other_element(made: Object, dice: random.Random) -> str:
     """An element that the set does not hold; empty when there is none."""
     held = set(made.elements())
     for _ in range(20):
@@ -353,7 +361,7 @@ def _verdict_changed(listing: Listing, made: Object, dice: random.Random) -> str
 
 
 def _key_exchanged(listing: Listing, made: Object, dice: random.Random) -> str:
-    return f"{_key_deleted(listing, made, dice)}; add element {made.place} {{ {new_element(made, dice)} : accept }}"
+    return f"{_key_deleted(listing, made, dice)}; add element {made.place} {{ {other_element(made, dice)} : accept }}"
 
 
 def _key_deleted(listing: Listing, made: Object, dice: random.Random) -> str:
