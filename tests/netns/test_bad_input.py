@@ -206,11 +206,20 @@ def test_without_a_usable_database_it_enforces_and_says_so(site: Deployment, con
     assert any(f["text"].startswith("database: ") for f in status["findings"])
 
 
-def test_the_folders_are_made(site: Deployment) -> None:
+def test_the_folder_of_the_database_is_made(site: Deployment) -> None:
     site.amend("router.db", "new/folder/router.db")
-    site.amend("exchange.db", "other/new/exchange.db")
     site.start_router()
     assert site.status()[0] == 0
+
+
+def test_an_exchange_in_a_folder_that_is_not_there_is_told(site: Deployment) -> None:
+    """It is more likely a slip of the pen, behind which router and relay would miss each other."""
+    site.amend("exchange.db", "other/new/exchange.db")
+    site.start_router()
+    code, status = site.status()
+    assert code == 2
+    assert any("other/new" in finding["text"] for finding in status["findings"]), status["findings"]
+    assert not (site.folder / "other").exists()
 
 
 def test_a_reload_that_is_refused_keeps_the_configuration_in_force(site: Deployment) -> None:
