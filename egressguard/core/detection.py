@@ -172,12 +172,15 @@ def _remembered(past: Past, attempts: Attempts, now_s: float) -> tuple[list[str]
         bits, old_bits, turned_s = 0, bits if now_s - turned_s < 2 * GENERATION_S else 0, now_s
     fresh: list[str] = []
     again = list(attempts.retried)
-    if (bits | old_bits).bit_count() > SATURATED:
-        bits, old_bits, turned_s = 0, 0, now_s  # a few destinations after very many are remembered again
+    full = (bits | old_bits).bit_count() > SATURATED
+    if full and past.queue is None:
+        # A few destinations after very many are remembered again. A queue has very many, again and again, and
+        # would be forgotten with each of them: there, what looks known is taken for new.
+        bits, old_bits, turned_s, full = 0, 0, now_s, False
     salt = past.salt or salt_from(attempts.new_destinations[0])
     for destination in attempts.new_destinations:
         bit = bit_of(salt, destination, BITS)
-        (again if (bits | old_bits) & bit else fresh).append(destination)
+        (fresh if full or not (bits | old_bits) & bit else again).append(destination)
         bits |= bit
     return fresh, tuple(again), Past(bits, old_bits, turned_s, *past[3:10], salt)
 

@@ -13,7 +13,7 @@ from egressguard.core.queue import Queue
 
 NEVER = float("-inf")
 BITS = 512
-SATURATED = BITS // 4  # beyond it a destination that looks known may well be new, so all begins anew
+SATURATED = BITS // 2  # beyond it a destination that looks known may well be new
 GENERATION_S = 86400.0
 CONTRIBUTIONS = 16
 TOGETHER_S = 60.0

@@ -398,6 +398,17 @@ def test_a_few_destinations_after_very_many_are_remembered() -> None:
     assert verdicts[WEB].state is not State.COMPROMISED
 
 
+def test_a_queues_very_many_destinations_are_not_forgotten_for_the_next_of_them() -> None:
+    """They would be new again and again: 3 servers of 140 that had lost their way were called spambots by that."""
+    verdicts = judge_reports({}, {WEB: Volume(100, 0, 100, 1, 5, 300)}, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(1)}, SETTINGS, 3600.0)
+    verdicts |= judge(verdicts, {WEB: new(memory.SATURATED + 50, 1)}, SETTINGS, 3601.0)
+    bits = verdicts[WEB].memory.past.bits
+    assert bits.bit_count() > memory.SATURATED
+    verdicts |= judge(verdicts, {WEB: new(5, 10**6)}, SETTINGS, 3602.0)
+    assert verdicts[WEB].memory.past.bits & bits == bits
+
+
 # What outlives the process
 
 def restarted(verdict: Verdict, now_s: float, at_s: float = 0.0) -> Verdict:
