@@ -43,7 +43,7 @@ from egressguard.signalling import Signalling
 log = logging.getLogger(__name__)
 
 KEEP_EVERY_S = 60.0
-SAVE_EVERY_S = 5.0  # at the latest; a change of a verdict is recorded at once
+SAVE_EVERY_S = 5.0  # at the latest; what relays or people are told is recorded at once
 SUSPECTS = 100
 
 
@@ -245,7 +245,7 @@ class Controller:
         if keep or self._judgement.reports.urgent:
             self._judgement.hurry()
             self._saved_s = float("-inf")
-        if self._judgement.steps or now_s - self._saved_s >= SAVE_EVERY_S:
+        if self._judgement.urgent or now_s - self._saved_s >= SAVE_EVERY_S:
             self._save()
             self._saved_s = now_s
         self._judgement.explain(now_s)

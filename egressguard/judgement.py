@@ -128,12 +128,15 @@ class Judgement:
             self._absorb(found, found)
 
     def _absorb(self, changed: dict[Host, Verdict], at_once: Iterable[Host] = ()) -> None:
-        """Takes verdicts over; those on hosts `at_once`, and new states, are recorded with this round."""
+        """Takes verdicts over; those on hosts `at_once`, and what people or relays are told anew, are recorded
+        with this round.
+        """
         steps = transitions(self._verdicts, changed.values())
         for step in steps:
             log.warning("verdict host=%s before=%s after=%s score=%.1f attempts=%d why=%r",
                         step.host, step.before, step.after, step.score, step.attempts, step.why)
         self._verdicts |= changed
+        news = {step.host for step in steps}
         for host, verdict in changed.items():
             before = self._bad.get(host)
             if verdict.told is not State.CLEAN:
@@ -142,9 +145,10 @@ class Judgement:
                 del self._bad[host]
             if verdict.told is not (State.CLEAN if before is None else before.told):
                 self._states = None
+                news.add(host)
             self._mark(host, verdict.memory.past.queue)
-        self.unsaved |= {host: changed[host] for host in (*at_once, *(step.host for step in steps))}
-        self._changed |= dict.fromkeys(step.host for step in steps)
+        self.unsaved |= {host: changed[host] for host in (*at_once, *news)}
+        self._changed |= dict.fromkeys(news)
         self._moved |= dict.fromkeys(changed)
         self.steps = (self.steps + steps)[-MOST_STEPS:]
         self._news = (self._news + steps)[-MOST_STEPS:]
@@ -172,6 +176,11 @@ class Judgement:
         """What was left for later is unsaved now: what moved verdicts without changing them, and volumes."""
         self.unsaved |= {host: self._verdicts[host] for host in self._later}
         self._later, self._whole = {}, True
+
+    @property
+    def urgent(self) -> bool:
+        """Whether people or relays are told of something that is not recorded."""
+        return bool(self.steps or self._changed)
 
     @property
     def waits(self) -> bool:

@@ -20,6 +20,11 @@ class Floor(Conversation):
         self._in_order = {**conversation.WITH_A_CLIENT, **dict.fromkeys(AGREED, Conversation._pass),
                           wire.NEGOTIATE: Floor._offered, wire.ABORT: lambda *_: b""}
 
+    @property
+    def let_in(self) -> bool:
+        """Nobody is kept out."""
+        return True
+
     def close(self) -> None:
         """Nothing was reserved."""
 

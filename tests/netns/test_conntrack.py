@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -197,11 +198,13 @@ def test_a_quarantine_ends_what_is_open_within_a_second(site: Deployment, family
 
 
 def test_mutant_a_quarantine_that_leaves_connection_tracking_alone_is_noticed(site: Deployment) -> None:
-    site.start_router()
-    talk = Talk(site, "web2", RELAY.ipv4)
+    """Without a daemon, which is no mutant and may be the first to apply the order."""
+    daemon = site.start_router()
+    daemon.terminate()
+    daemon.wait(30)
     mutant = site.folder / "egressguard-mutant"
     mutant.write_text(f"#!{sys.executable}\nfrom egressguard.cli import main\nfrom egressguard.enforcement import Enforcement\n"
                       "Enforcement._cut = lambda self, changes: None\nmain()\n")
     mutant.chmod(0o755)
-    assert cut_after_s(site, str(mutant)) > 1.0
-    talk.close()
+    with closing(Talk(site, "web2", RELAY.ipv4)):
+        assert cut_after_s(site, str(mutant)) > 1.0

@@ -95,7 +95,8 @@ def test_a_bot_on_a_host_that_mails_is_limited_while_it_is_not_known_to_be_one(
     wait_until(lambda: tier() == "tightened", "the limit at the relay", timeout_s=30)
     standing = site.status()[1]["hosts"][WEB2.ipv4]
     assert (standing["verdict"], verdict(site)) == ("clean", "clean")
-    assert "a spambot, or a mail server that has lost its way" in site.egressguard("explain", "web2").stdout
+    wait_until(lambda: "a spambot, or a mail server that has lost its way" in site.egressguard("explain", "web2").stdout,
+               "what explain reads", timeout_s=30)
     assert site.egressguard("release", "web2", "--reason", "a test of ours").returncode == 0
     wait_until(lambda: tier() == "normal", "the base limit", timeout_s=30)
 

@@ -45,8 +45,8 @@ class Bounded:
         """A connection that says so much; OSError or EOFError when it is not answered."""
         mta = socket.socket(socket.AF_UNIX)
         try:
+            mta.connect(str(self._socket))  # waits while the queue of the listener is full: with a timeout it would not
             mta.settimeout(20)
-            mta.connect(str(self._socket))
             self.say(mta, said, answers)
         except BaseException:
             mta.close()

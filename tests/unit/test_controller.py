@@ -181,6 +181,19 @@ def test_a_host_that_is_not_decided_on_is_limited_and_no_verdict_until_a_restart
     assert router.published() == {}, "half an hour without another new destination"
 
 
+def test_what_relays_are_told_is_recorded_and_explained_in_the_same_round(router: Router) -> None:
+    mailed(router, 9)
+    for n in range(12):
+        router.kernel.packet(WEB, f"203.0.113.{n}")
+        router.round()
+        if router.published():
+            break
+    assert router.attempts() == n + 1
+    kept = router.database.explanation(WEB)
+    assert kept is not None
+    assert kept[1] == router.now_s
+
+
 @pytest.mark.parametrize("seen", [True, False], ids=["after a round", "before the next round"])
 def test_a_release_outlives_a_kill_and_a_reboot(router: Router, seen: bool) -> None:
     """The kernel's table is new then, so nothing but the verdict's memory knows the destinations."""
