@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -42,16 +41,10 @@ def explain(host: str, config: Path, as_json: bool) -> None:
     found = from_json(kept[0]) if kept is not None else None
     forgeries = _forged(settings, key)
     if as_json:
-        told: dict[str, Any] = {"host": key, "name": settings.names().get(key),
-                "forged_by": None if forgeries is None else sorted({m for f in forgeries for m in f.macs})}
-        told |= as_dict(verdict, found, now) if verdict is not None else {"verdict": "clean", "attempts": 0}
-        if forgeries and "hold_proposed" in told:
-            told["hold_proposed"] = False
-        click.echo(json.dumps(told, indent=1))
+        named = {"host": key, "name": settings.names().get(key)}
+        click.echo(json.dumps(named | as_dict(verdict, found, now, forgeries), indent=1))
         return
-    click.echo("\n".join(sentences(_name(key, settings), verdict, found, settings.detection, now)))
-    for forgery in forgeries or ():
-        click.echo(f"Some {forgery.of('attempts')}; a neighbour may be framing it: do not hold it for these.")
+    click.echo("\n".join(sentences(_name(key, settings), verdict, found, settings.detection, now, forgeries)))
     if found is not None and kept is not None and found.contributions:
         click.echo(f"\nWhat made it, as kept {now - kept[1]:.0f} s ago:")
         click.echo("\n".join(contribution_lines(found.contributions, now)))

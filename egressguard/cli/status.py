@@ -17,6 +17,7 @@ from rich.table import Table as Grid
 from egressguard.config import read_site
 from egressguard.core import canary
 from egressguard.core.attempts import Transit
+from egressguard.core.explanation import hold_proposed
 from egressguard.core.health import (
     Finding,
     Health,
@@ -225,7 +226,7 @@ def _host_json(seen: Observation, host: Standing) -> dict[str, Any]:
         "tier": host.tier, "macs": sorted(host.macs), "forged_by": sorted(host.forged_by),
         "why": verdict.why if verdict else "",
         "cause": verdict.cause if verdict else "unknown",
-        "hold_proposed": verdict is not None and verdict.hold and not host.forged_by,
+        "hold_proposed": hold_proposed(verdict, host.forged_by),
     }
 
 

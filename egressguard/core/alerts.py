@@ -24,7 +24,8 @@ TO_DO = (
     "     document root).",
     "  2. If it is a break-in: take the host off the net or restore it, change every password and key",
     "     that was on it, and only then let it back. Updating alone does not remove who is inside.",
-    "  3. If it is an application that should send mail: point it to the relay instead of the outside.",
+    "  3. If it is an application or a mail server that should send mail: point it to the relay instead of",
+    "     the outside, or have it named as a sender in the configuration of these routers.",
     "  4. Then tell the operators of this router. Until then direct SMTP stays refused, and the relay",
     "     takes less mail from the host.")
 

@@ -5,15 +5,16 @@ What a person reads is made here from numbers; addresses come from packets, so t
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from egressguard.core.causes import likeliest
+from egressguard.core.forgery import Forgery
 from egressguard.core.memory import Contribution, destinations_of
 from egressguard.core.settings import Detection
 from egressguard.core.verdict import Cause, State, Verdict
-from egressguard.core.weights import BENIGN, weights
+from egressguard.core.weights import BENIGN, RUN, weights
 
 KINDS = ("at once again", "at a regular interval", "again later", "many again after a pause")
 
@@ -55,11 +56,30 @@ def _cause(verdict: Verdict) -> str:
     return verdict.cause if verdict.state is State.COMPROMISED else likeliest(verdict.memory, verdict.state)
 
 
+def hold_proposed(verdict: Verdict | None, forged: Collection[object]) -> bool:
+    """Whether it is proposed that a person holds the host: never while attempts in its name are `forged`.
+
+    Its handshakes may be the forger's, too, who needs only to answer for its address.
+    """
+    return verdict is not None and verdict.hold and not forged
+
+
 def sentences(name: str, verdict: Verdict | None, found: Explanation | None, detection: Detection,
-              now_s: float) -> list[str]:
-    """The verdict in words; ages are relative to `now_s`."""
+              now_s: float, forgeries: Collection[Forgery] | None) -> list[str]:
+    """The verdict in words; ages are relative to `now_s`.
+
+    `forgeries` are what was forged of its attempts, None when that could not be asked.
+    """
+    framed = [f"Some {forgery.of('attempts')}; a neighbour may be framing it: do not hold it for these."
+              for forgery in forgeries or ()]
     if verdict is None:
-        return [f"{name} is clean: it has never tried to send mail directly."]
+        return [f"{name} is clean: it has never tried to send mail directly.", *framed]
+    return [*_judged(name, verdict, found, detection, now_s), *_proposal(verdict, forgeries),
+            *(_reasons(found) if found is not None else ()), *framed]
+
+
+def _judged(name: str, verdict: Verdict, found: Explanation | None, detection: Detection, now_s: float
+            ) -> list[str]:
     w = weights(detection)
     bad = verdict.state is not State.CLEAN
     since = f", for {ago(now_s - verdict.since_s)}" if bad else ""
@@ -68,6 +88,8 @@ def sentences(name: str, verdict: Verdict | None, found: Explanation | None, det
         left_s = max(0.0, verdict.until_s - now_s)
         lines.append(f"It {verdict.why}.")
         lines.append(f"If nothing more happens, the verdict falls in {ago(left_s)}.")
+        if verdict.state is State.COMPROMISED:
+            lines.append(_or_a_mail_server(found))
     elif found is not None and found.cause != Cause.UNKNOWN:
         lines.append(f"What it does looks like a {found.cause}.")
     if _undecided(verdict, now_s):
@@ -76,10 +98,24 @@ def sentences(name: str, verdict: Verdict | None, found: Explanation | None, det
     lines.append(f"The score was {verdict.score:.1f} {ago(now_s - verdict.at_s)} ago; {w.suspect:.1f} is the "
                  f"bound of suspect, {w.compromised:.1f} of compromised, and it halves every "
                  f"{ago(w.half_life_s)}.")
-    if verdict.hold:
-        lines.append(f"{verdict.firm:.1f} of it no neighbour can have forged; that is enough to propose that "
-                     "the host is held; `egressguard quarantine` does it, when you decide so.")
-    return lines + (_reasons(found) if found is not None else [])
+    return lines
+
+
+def _proposal(verdict: Verdict, forgeries: Collection[Forgery] | None) -> list[str]:
+    if not hold_proposed(verdict, forgeries or ()):
+        return []
+    doubt = ", though whether its attempts are forged could not be asked here" if forgeries is None else ""
+    return [f"{verdict.firm:.1f} of it no neighbour can have forged; that is enough to propose that the host "
+            f"is held{doubt}; `egressguard quarantine` does it, when you decide so."]
+
+
+def _or_a_mail_server(found: Explanation | None) -> str:
+    """What else a spambot could be: the first attempts of a server that nobody has named are the same."""
+    runs = found is not None and found.visits[RUN]
+    shown = "it has tried known destinations again as those do" if runs else \
+        "it has not tried its destinations again so far, as those do after 5 to 60 minutes"
+    return (f"A mail server that is not in the configuration begins in the same way; {shown}. If it is one, "
+            "name it there as a [[sender]], or let it mail by the relay, and then release it.")
 
 
 def _undecided(verdict: Verdict, now_s: float) -> bool:
@@ -110,11 +146,17 @@ def contributions(found: Iterable[Contribution], now_s: float) -> list[str]:
             + (f": {', '.join(c.samples)}" if c.samples else "") for c in found]
 
 
-def as_dict(verdict: Verdict, found: Explanation | None, now_s: float) -> dict[str, Any]:
-    """The verdict and its reasons for machines; ages in seconds."""
+def as_dict(verdict: Verdict | None, found: Explanation | None, now_s: float,
+            forgeries: Collection[Forgery] | None) -> dict[str, Any]:
+    """The verdict and its reasons for machines; ages in seconds. `forgeries` as of `sentences`."""
+    forged_by = None if forgeries is None else sorted({mac for f in forgeries for mac in f.macs})
+    if verdict is None:
+        return {"forged_by": forged_by, "verdict": "clean", "attempts": 0}
     return {
+        "forged_by": forged_by,
         "verdict": verdict.state, "cause": found.cause if found else verdict.cause,
-        "score": round(verdict.score, 3), "firm": round(verdict.firm, 3), "hold_proposed": verdict.hold,
+        "score": round(verdict.score, 3), "firm": round(verdict.firm, 3),
+        "hold_proposed": hold_proposed(verdict, forgeries or ()),
         "why": verdict.why, "attempts": verdict.attempts, "undecided": _undecided(verdict, now_s),
         "in_this_state_s": round(max(0.0, now_s - verdict.since_s), 1),
         "falls_in_s": None if verdict.until_s == math.inf else round(max(0.0, verdict.until_s - now_s), 1),
