@@ -128,8 +128,8 @@ class Judgement:
             self._absorb(found, found)
 
     def _absorb(self, changed: dict[Host, Verdict], at_once: Iterable[Host] = ()) -> None:
-        """Takes verdicts over; those on hosts `at_once`, and what people or relays are told anew, are recorded
-        with this round.
+        """Takes verdicts over; those on hosts `at_once`, and what people or relays are told anew, are
+        recorded with this round.
         """
         steps = transitions(self._verdicts, changed.values())
         for step in steps:
