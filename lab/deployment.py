@@ -77,7 +77,8 @@ def relay_config(messages: int) -> str:
 class Deployment:
     """The configuration files in `folder`, and the daemons started from them in `world`.
 
-    `messages` is what a normal host may send through the relay in ten minutes.
+    `messages` is what a normal host may send through the relay in ten minutes. `change` is Python that the
+    router's programs run first: what takes a defence away, to see that a test notices.
     """
 
     def __init__(self, world: World, folder: Path, *, mode: str = "enforce", messages: int = 40,
@@ -85,7 +86,7 @@ class Deployment:
         self.world, self.folder, self.rules = world, folder, rules or ""
         self.router_config = folder / "egressguard.toml"
         self.milter_config = folder / "egressguard-milter.toml"
-        self.messages = messages
+        self.messages, self.change = messages, ""
         self.exchange_url, self.exchange_key = f"sqlite:{folder}/exchange.db", ""
         self.write_router_config(mode, inventory)
         self.milter_config.write_text(MILTER_FILES.format(folder=folder) + relay_config(messages))
@@ -117,7 +118,7 @@ class Deployment:
 
     def egressguard(self, *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
         """Runs an egressguard command on the router, with its configuration."""
-        argv = ["nsenter", f"--net={self.world.router.path}", PROGRAMS / "egressguard", *arguments,
+        argv = ["nsenter", f"--net={self.world.router.path}", *self._program("egressguard"), *arguments,
                 "--config", self.router_config]
         return subprocess.run(list(map(str, argv)), text=True, capture_output=True, check=False,
                               timeout=60, env={**os.environ, "COLUMNS": str(columns)})
@@ -127,13 +128,18 @@ class Deployment:
         path = self.folder / f"{program}.log"
         return path.read_text() if path.exists() else ""
 
+    def _program(self, name: str) -> list[str]:
+        if not self.change or name != "egressguard":
+            return [str(PROGRAMS / name)]
+        return [sys.executable, "-c", f"{self.change}\nfrom egressguard.__main__ import main\nmain()"]
+
     def _start(self, host: Namespace, program: str, config: Path) -> subprocess.Popen[Any]:
         address = self.folder / f"{program}.notify"
         address.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, \
                 (self.folder / f"{program}.log").open("a") as log:
             ready.bind(str(address))
-            process = host.popen([PROGRAMS / program, "run", "--config", config], stdout=log, stderr=log,
+            process = host.popen([*self._program(program), "run", "--config", config], stdout=log, stderr=log,
                                  env={**os.environ, "NOTIFY_SOCKET": str(address)})
             try:
                 _wait_ready(ready, process)

@@ -1,7 +1,9 @@
-"""The doctor on a real router: every bad condition that this kernel can have is made, found, and named."""
+"""The doctor on a real router: every bad condition that this kernel can have is made, found, and named. A doctor that
+does not look there is noticed."""
 
 import json
 import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -251,3 +253,34 @@ def test_what_cannot_be_told_is_exit_code_4(site: Deployment) -> None:
     assert done.returncode == 4
     assert "is not egressguard's" in done.stderr
 
+
+OTHER_HOST = "-t nat -A PREROUTING -i {} -p tcp --dport 25 -j DNAT --to-destination 203.0.113.130:2525"
+SURROUNDINGS, RULES = "import egressguard.kernel.surroundings as s; s.", "import egressguard.core.foreign_rules as r; r."
+MUTANTS: dict[str, tuple[str, Callable[[Deployment], None]]] = {
+    "reads no rule of iptables": (RULES + "_target = lambda what: ''", lambda site: (
+        test_rules_of_the_real_iptables_nft_are_judged_as_natives_are(site, OTHER_HOST.format("web"), 3, "redirect"))),
+    "takes a wildcard for a name": (
+        RULES + "_holds = lambda right, value, f=r._holds: f(right.replace('*', '') if isinstance(right, str) else right, value)",
+        lambda site: test_rules_of_the_real_iptables_nft_are_judged_as_natives_are(site, OTHER_HOST.format("we+"), 3, "redirect")),
+    "has never heard of iptables-legacy": (SURROUNDINGS + "read_legacy = lambda: ()", test_tables_of_iptables_legacy_are_told),
+    "knows default routes only": (
+        "import egressguard.core.routes as r; r.WIDEST = {4: 0, 6: 0}; import egressguard.kernel.links as l; l.WIDEST = r.WIDEST",
+        lambda site: test_interfaces_and_routes_are_found(
+            site, ["route add 64.0.0.0/2 via 192.0.2.10"], 3, ("NOT ON THE PATH", "default route inside"))),
+    "reads no routes behind inside interfaces": (SURROUNDINGS + "read_routes = lambda names: ()", lambda site: (
+        test_interfaces_and_routes_are_found(site, ["route add 203.0.113.192/27 via 192.0.2.10"], 2, ("WEAKENS", "route inside")))),
+    "believes that senders are where they should be": (
+        SURROUNDINGS + "read_ways = lambda addresses: {str(a): 'dmz' for a in addresses}", lambda site: (
+            test_interfaces_and_routes_are_found(site, ["route add 192.0.2.10/32 dev web"], 2, ("WEAKENS", "sender's place")))),
+    "does not ask whether interfaces exist": (
+        "import egressguard.core.diagnosis as d; d.inside_interfaces = lambda seen: iter(())", lambda site: (
+            test_interfaces_and_routes_are_found(site, ["link set web down", "link set web name web9", "link set web9 up"], 2,
+                                                 ("WEAKENS", "inside interface")))),
+}
+
+
+@pytest.mark.parametrize("doctor", MUTANTS)
+def test_mutant_a_doctor_that(site: Deployment, doctor: str) -> None:
+    site.change, check = MUTANTS[doctor]
+    with pytest.raises(AssertionError):
+        check(site)

@@ -454,6 +454,13 @@ def test_a_plan_holds_the_rules_where_the_configuration_changes_them(site: Deplo
     assert site.world.router.run(["nft", "-s", "list", "ruleset"]).stdout == by_hand
 
 
+def test_mutant_a_plan_of_elements_alone_is_noticed(site: Deployment) -> None:
+    site.change = ("from egressguard.enforcement import Enforcement as E; from egressguard.core import plan\n"
+                   "E.planned = lambda self, now_s: plan.transaction(self.changes(now_s), self.table)")
+    with pytest.raises(AssertionError):
+        test_a_plan_holds_the_rules_where_the_configuration_changes_them(site, "permitted_mark = 16", "0x00000010")
+
+
 @both_families
 def test_what_stands_before_the_rules_is_cut_when_they_come(site: Deployment, family: int) -> None:
     """A connection from before the rules is not grandfathered."""

@@ -195,3 +195,20 @@ def test_what_a_neighbour_in_the_senders_64_tries_is_his_own(site: Deployment) -
         [bulletin] = exchange.bulletins()
         assert bulletin.verdicts == {}
 
+
+
+INVENTORY = "from dataclasses import replace; import egressguard.core.inventory as i; f = i.inventory_of; i.inventory_of = lambda s: "
+TOGETHER = {
+    "holds against a sender what others send in its name": INVENTORY + "replace(f(s), unjudged=s.canary_keys())",
+    "tells relays of senders": INVENTORY + "replace(f(s), senders=frozenset())",
+    "calls a neighbour by the sender's name": (
+        "from egressguard.core.settings import Settings as S; from egressguard.core.hosts import hosts_of\n"
+        "S.names = lambda self: {k: m.name for _, m in self.machines() for k in hosts_of(m.addresses)}"),
+}
+
+
+@pytest.mark.parametrize("daemon", TOGETHER)
+def test_mutant_a_daemon_that(site: Deployment, daemon: str) -> None:
+    site.change = TOGETHER[daemon]
+    with pytest.raises(AssertionError):
+        test_what_a_neighbour_in_the_senders_64_tries_is_his_own(site)

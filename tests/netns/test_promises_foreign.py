@@ -191,11 +191,30 @@ def test_an_edit_while_no_daemon_runs_is_an_exposure_too(site: Deployment, harm:
     daemon.wait(30)
     site.world.router.run(["nft", harm])
     site.start_router()
-    wait_until(lambda: bool(exposures(site)), "the exposure", timeout_s=60)
+    wait_until(lambda: site.status()[0] == 0, "a round", timeout_s=60)
     found, = exposures(site)
     wrong, held = WHILE_DEAD[harm]
     assert (found["wrong"], found["by"]) == (wrong, [])
     assert held in " ".join(found["loose"])
+
+
+BLIND = {
+    "looks at nothing": ("E.found = lambda *_: None", "flush chain inet egressguard egress_forward"),
+    "takes any rules for those that stood": ("L.fingerprint = lambda *_: ''", "insert rule inet egressguard egress_forward accept"),
+    "compares no elements": ("E._others_elements = lambda *_: ()", 'add element inet egressguard allow4 { "web" . 198.51.100.12 }'),
+    "forgets the leases": ("import egressguard.desired as d; d.Desired.differing_from = lambda self, former, now_s: d.plan.diff("
+                           "self._kernel.sets(), d.wanted.elements(self._table, d.Here(former.settings, former.uids)))",
+                           "add element inet egressguard opened_family { ipv4 timeout 1h }"),
+}
+
+
+@pytest.mark.parametrize("daemon", BLIND)
+def test_mutant_a_daemon_that_at_its_start(site: Deployment, daemon: str) -> None:
+    change, harm = BLIND[daemon]
+    site.change = f"from egressguard.enforcement import Enforcement as E; from egressguard.last_good import LastGood as L\n{change}"
+    with pytest.raises(ValueError, match="not enough values"):
+        test_an_edit_while_no_daemon_runs_is_an_exposure_too(site, harm)
+    assert site.status()[0] == 0, "it has put it right, without a word"
 
 
 def test_what_commands_and_the_operator_do_while_no_daemon_runs_is_no_exposure(site: Deployment) -> None:
