@@ -139,6 +139,8 @@ class Controller:
                                     self._counting.destinations, self._kernel)
         with self._noting(faults, "exchange"):
             self._signalling.step(self._judgement, self._inventory, self._settings, now_s)
+        if fault := self._judgement.hearsay.fault():
+            faults["hearsay"] = fault
         with self._noting(faults, "database"):
             self._signalling.keep_marks(now_s)
         self._log_changed_faults(faults)
@@ -274,7 +276,7 @@ class Controller:
         machine_of = self._machine_of.get
         machines = {machine_of(key, key) for key in self._counting.hosts()}
         self._judgement.explain(now_s, everything=True)
-        gone = self._judgement.keep(machines, now_s)
+        gone = self._judgement.keep(machines, self._inventory, now_s)
         self._database.forget(gone, now_s - attempts.REMEMBER_DESTINATION_S)
         self._database.keep_orders(now_s)
 

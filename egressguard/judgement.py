@@ -9,12 +9,14 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from egressguard.boot import boot_id
 from egressguard.core import detection
 from egressguard.core.detection import REMEMBER_MAIL_S
 from egressguard.core.documents import Report
 from egressguard.core.explanation import to_json
+from egressguard.core.hearsay import Hearsay
 from egressguard.core.hosts import Host
 from egressguard.core.inventory import Inventory
 from egressguard.core.leases import Leases
@@ -31,6 +33,7 @@ SETTLING = "settling"
 FORGIVEN = "forgiven"  # the line of history up to which releases are in the recorded verdicts
 MOST_EXPLAINED = 1000  # hosts whose evidence is written down at once
 MOST_STEPS = 10_000  # history kept in memory while the database refuses
+V = TypeVar("V")
 
 
 class Judgement:
@@ -53,7 +56,7 @@ class Judgement:
         self._whole = False
         self._changed: dict[Host, None] = {}
         self._moved: dict[Host, None] = {}
-        self.reports = Reports(database)
+        self.reports, self.hearsay = Reports(database), Hearsay()
         self._settling_until_s = float("-inf")
         self._history = self._forgiven = 0
         self._released: frozenset[Host] = frozenset()
@@ -67,6 +70,7 @@ class Judgement:
         self._forgiven = int(self._database.meta(FORGIVEN) or -1)
         self._history = self._forgiven if self._forgiven >= 0 else last
         self._verdicts = self._database.verdicts(now_s)
+        self.hearsay.keep((host for host, verdict in self._verdicts.items() if not verdict.attempts), ())
         self.reports.start()
         boot, _, until = (self._database.meta(SETTLING) or "").partition(" ")
         self._settling_until_s = float(until) if boot == boot_id() else float("-inf")
@@ -97,11 +101,16 @@ class Judgement:
         self._release(self._released, now_s)
         self._released = frozenset()
 
+    def believed(self, told: Mapping[Host, V], inventory: Inventory) -> dict[Host, V]:
+        """What of `told`, by a relay or another router, is taken for evidence: on hosts of this site."""
+        return self.hearsay.believed(told, self._verdicts, inventory)
+
     def weigh_reports(self, leases: Leases[Report], inventory: Inventory, settings: Detection,
                       now_s: float) -> None:
         """What relays report is evidence, except against senders, who are meant to mail, and history."""
         for lease in leases.values():
-            found = self.reports.more(lease.document, inventory.machine_of)
+            found = self.reports.more(lease.document, inventory.machine_of,
+                                      lambda clients: self.believed(clients, inventory))
             judged = {host: volume for host, volume in found.items() if host not in inventory.senders}
             changed = detection.judge_reports(self._verdicts, judged, settings, now_s)
             self._later |= dict.fromkeys(changed)
@@ -210,7 +219,7 @@ class Judgement:
         if everything:
             self._moved = {}
 
-    def keep(self, counted: set[Host], now_s: float) -> list[Host]:
+    def keep(self, counted: set[Host], inventory: Inventory, now_s: float) -> list[Host]:
         """Forgets clean hosts that are neither `counted` nor known to a relay, and says which."""
         gone = [host for host, verdict in self._verdicts.items()
                 if verdict.state is State.CLEAN and host not in counted
@@ -218,6 +227,8 @@ class Judgement:
         for host in gone:
             del self._verdicts[host]
             self._later.pop(host, None)
+        self.hearsay.keep((host for host, verdict in self._verdicts.items() if not verdict.attempts),
+                          inventory.names.keys())
         return gone
 
     def states(self, machine_of: Mapping[Host, Host], senders: frozenset[Host] = frozenset()

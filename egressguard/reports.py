@@ -1,7 +1,8 @@
 """Relays' reports: what each says more than the last one that was weighed, by machine."""
 
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from egressguard.core import volumes
 from egressguard.core.documents import Client, Origin, Report
@@ -11,6 +12,7 @@ from egressguard.database import Database
 from egressguard.relay_records import Weighed, put, weighed_reports
 
 Clients = dict[tuple[str, Host], tuple[Origin, Client | None]]
+Believed = Callable[[Mapping[Host, Client]], Mapping[Host, Client]]
 
 
 class Reports:
@@ -23,6 +25,7 @@ class Reports:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._last: dict[str, Report] = {}
+        self._seen: dict[str, Report] = {}
         self._origins: dict[str, Origin] = {}
         self._clients: dict[Host, Clients] = {}
         self._volumes: dict[Host, Volume] = {}
@@ -32,12 +35,15 @@ class Reports:
         """Goes on where an earlier process has ended. Raises DatabaseError."""
         self._last = weighed_reports(self._database)
 
-    def more(self, report: Report, machine_of: Mapping[Host, Host]) -> dict[Host, Volume]:
-        """What each machine has done since the last report of this relay; nothing if it is not newer."""
-        name, before = report.origin.name, self._last.get(report.origin.name)
-        if before is report or (before is not None and report.origin.place < before.origin.place):
+    def more(self, seen: Report, machine_of: Mapping[Host, Host], believed: Believed) -> dict[Host, Volume]:
+        """What each machine has done since the last report of this relay, by what is `believed` of its
+        clients; nothing if it is not newer.
+        """
+        name, before = seen.origin.name, self._last.get(seen.origin.name)
+        if self._seen.get(name) is seen or (before is not None and seen.origin.place < before.origin.place):
             return {}
-        self._last[name] = report
+        self._seen[name] = seen
+        report = self._last[name] = replace(seen, clients=believed(seen.clients))
         self._note(before, report, machine_of)
         found = volumes.joined(volumes.between(before, report), machine_of)
         self._volumes = volumes.summed(self._volumes, found)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from egressguard.boot import boot_id, next_epoch
 from egressguard.core import attempts, shared
 from egressguard.core.attempts import Attempts
-from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried
+from egressguard.core.documents import BULLETIN, REPORT, Bulletin, Origin, Report, Tried, worst
 from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.hosts import Host
 from egressguard.core.inventory import Inventory
@@ -84,7 +84,7 @@ class Signalling:
             if self._exchange.changed():
                 self._receive(self._exchange, now_s)
                 judgement.weigh_reports(self.reports.leases, inventory, settings.detection, now_s)
-                self._hear(inventory, settings.router)
+                self._hear(judgement, inventory, settings.router)
         except ExchangeLateError:
             raise
         except ExchangeError as error:
@@ -108,9 +108,10 @@ class Signalling:
     def _replayed(self) -> int:
         return self.reports.replayed + self._bulletins.replayed
 
-    def _hear(self, inventory: Inventory, router: str) -> None:
+    def _hear(self, judgement: Judgement, inventory: Inventory, router: str) -> None:
         self._heard, told = self._heard.hear(
             (lease.document for lease in self._bulletins.leases.values()), router)
+        told = judgement.believed(told, inventory)
         self._told = shared.added(self._told, attempts.joined([told], inventory.machine_of,
                                                               inventory.unjudged))
 
@@ -141,7 +142,9 @@ class Signalling:
     def _publish(self, exchange: Exchange, states: dict[Host, State], causes: dict[Host, str],
                  lifetime_s: float, now_s: float) -> None:
         self._origin = Origin(self._origin.name, self._origin.epoch, self._origin.sequence + 1)
-        exchange.publish(Bulletin(self._origin, lifetime_s, states, causes, self._tried))
+        told = worst(states)
+        causes = {host: cause for host, cause in causes.items() if host in told}
+        exchange.publish(Bulletin(self._origin, lifetime_s, told, causes, self._tried))
         self._published, self._told_of = (states, now_s), self._tried
 
     def close(self) -> None:

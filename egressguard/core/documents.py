@@ -16,7 +16,9 @@ from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 
 BULLETIN, REPORT = KINDS = ("bulletin", "report")
-MAX_ENTRIES = 100_000
+MAX_ENTRIES = 100_000  # of a bulletin
+MAX_CLIENTS = 1000  # of a report: reading it holds up a round, and making it a relay's callbacks
+MAX_COUNT = 1 << 40  # that is believed at once, so that no sum is beyond what SQLite can keep
 MAX_LENGTH = 16 << 20  # of a document, in characters
 MAX_NAME_LENGTH = 255
 MAX_LIFETIME_S = 86400.0
@@ -127,7 +129,7 @@ def encode_report(report: Report) -> str:
 
 def decode_report(text: str) -> Report:
     """The report in `text`. Raises ValueError for anything that is not exactly one."""
-    origin, lifetime_s, entries, _ = _decode(text, _client, {})
+    origin, lifetime_s, entries, _ = _decode(text, _client, {}, MAX_CLIENTS)
     return Report(origin, lifetime_s, entries)
 
 
@@ -160,9 +162,18 @@ def _encode(document: Document, entries: Mapping[Host, Any], more: Mapping[str, 
 V = TypeVar("V")
 
 
-def _decode(text: str, value: Callable[[Any], V], optional: Mapping[str, Callable[[Any], Any]]
-            ) -> tuple[Origin, float, dict[Host, V], dict[str, dict[Host, Any]]]:
-    """The document in `text`, and its `optional` parts: by name, how their values are read."""
+def worst(verdicts: Mapping[Host, State]) -> Mapping[Host, State]:
+    """As many as a bulletin may name: the worst, if there are more."""
+    if len(verdicts) <= MAX_ENTRIES:
+        return verdicts
+    return dict(sorted(verdicts.items(), key=lambda item: -item[1].rank)[:MAX_ENTRIES])
+
+
+def _decode(text: str, value: Callable[[Any], V], optional: Mapping[str, Callable[[Any], Any]],
+            most: int | None = None) -> tuple[Origin, float, dict[Host, V], dict[str, dict[Host, Any]]]:
+    """The document in `text`, of at `most` so many entries, and its `optional` parts: by name, how their
+    values are read.
+    """
     try:
         body = json.loads(text)
         origin = Origin(_name(body["name"]), body["epoch"], body["sequence"])
@@ -175,13 +186,13 @@ def _decode(text: str, value: Callable[[Any], V], optional: Mapping[str, Callabl
         if set(body) - set(optional) != {"name", "epoch", "sequence", "lifetime_s", "entries"}:
             raise ValueError("unknown keys")
         more = {name: _by_host(body.get(name, {}), read) for name, read in optional.items()}
-        return origin, float(lifetime_s), _by_host(entries, value), more
+        return origin, float(lifetime_s), _by_host(entries, value, most), more
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no such document: {error!r}") from error
 
 
-def _by_host(entries: Any, value: Callable[[Any], V]) -> dict[Host, V]:
-    if len(entries) > MAX_ENTRIES:
+def _by_host(entries: Any, value: Callable[[Any], V], most: int | None = None) -> dict[Host, V]:
+    if len(entries) > (most or MAX_ENTRIES):
         raise ValueError("too many entries")
     return {Host(_name(k)): value(v) for k, v in entries.items()}
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from egressguard.core.attempts import Attempts
-from egressguard.core.documents import MOST_LATEST, Bulletin, Tried
+from egressguard.core.documents import MAX_COUNT, MOST_LATEST, Bulletin, Tried
 from egressguard.core.hosts import Host
 
 NOTHING = Tried(0)
@@ -63,7 +63,8 @@ def _more(old: Tried, now: Tried) -> Attempts:
     """What was counted since `old`; a smaller value is a new life that began at zero."""
     if now.attempts < old.attempts or now.new < old.new:
         old = NOTHING
-    count, new = now.attempts - old.attempts, min(now.new - old.new, now.attempts - old.attempts)
+    count = min(MAX_COUNT, now.attempts - old.attempts)
+    new = min(now.new - old.new, count)
     named = now.latest[-new:] if new else ()
     return Attempts(count, named, new - len(named))
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from egressguard.core.documents import Client, Report
+from egressguard.core.documents import MAX_COUNT, Client, Report
 from egressguard.core.hosts import Host
 
 WINDOW_S = 600
@@ -59,12 +59,17 @@ def between(before: Report | None, report: Report) -> dict[Host, Volume]:
 
 
 def _increase(old: Client | None, new: Client) -> Volume:
-    if old is None or new.accepted < old.accepted or new.recipients < old.recipients:
-        return Volume(new.accepted, new.deferred, new.recipients, new.refused_recipients, new.senders,
-                      new.domains)
-    return Volume(new.accepted - old.accepted, max(0, new.deferred - old.deferred),
-                  new.recipients - old.recipients, max(0, new.refused_recipients - old.refused_recipients),
-                  max(0, new.senders - old.senders), new.domains)
+    now = _counts(new)
+    before = _counts(old) if old is not None else NONE
+    if now.accepted < before.accepted or now.recipients < before.recipients:
+        before = NONE
+    more = Volume(*(min(MAX_COUNT, max(0, b - a)) for a, b in zip(before, now, strict=True)))
+    return more._replace(domains=min(MAX_COUNT, new.domains))
+
+
+def _counts(client: Client) -> Volume:
+    return Volume(client.accepted, client.deferred, client.recipients, client.refused_recipients,
+                  client.senders, client.domains)
 
 
 def joined(volumes: Mapping[Host, Volume], machine_of: Mapping[Host, Host]) -> dict[Host, Volume]:

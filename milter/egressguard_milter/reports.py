@@ -5,7 +5,7 @@ Left every few seconds even when nothing happened, since silence must mean that 
 
 from itertools import islice
 
-from egressguard.core.documents import Client, Origin, Report
+from egressguard.core.documents import MAX_CLIENTS, Client, Origin, Report
 from egressguard.core.hosts import Host
 from egressguard_milter.limits import Limits
 from egressguard_milter.policy import Policy
@@ -14,8 +14,6 @@ from egressguard_milter.tallies import Tallies, distinct
 from egressguard_milter.terms import UNADDRESSED, Allowance
 
 MAX_PERIOD_S = 5.0
-# Encoding holds the interpreter's lock, and every callback waits for it: some milliseconds this way.
-MAX_CLIENTS = 1000
 
 
 def period_s(policy: Policy) -> float:

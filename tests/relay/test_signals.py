@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from egressguard.core.documents import Bulletin, Client, Origin, Report
+from egressguard.core.documents import MAX_CLIENTS, Bulletin, Client, Origin, Report
 from egressguard.core.errors import ExchangeError, ExchangeLateError
 from egressguard.core.hosts import Host
 from egressguard.core.verdict import State, Tier
 from egressguard.exchange import Exchange, open_exchange
 from egressguard_milter.link import RETRY_S, Link
 from egressguard_milter.policy import Base, ClientRule, Policy, Rule, Tiers
-from egressguard_milter.reports import MAX_CLIENTS, MAX_PERIOD_S, Reports
+from egressguard_milter.reports import MAX_PERIOD_S, Reports
 from egressguard_milter.signals import Change, Signals
 from egressguard_milter.watch import Watch
 from tests.relay.parts import as_address, mail, parts, send
