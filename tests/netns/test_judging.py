@@ -39,7 +39,7 @@ def test_a_verdict_is_explained_and_forgiven_and_comes_back_with_new_evidence_on
     done = site.egressguard("release", "web2", "--reason", "cleaned")
     assert (done.returncode, done.stdout) == (0, "forgiven: 198.51.100.12\n"), done.stderr
     bot(site.world, 4, 12)
-    wait_until(lambda: site.status()[1]["hosts"][WEB2.ipv4]["attempts"] == 24, "the attempts")
+    wait_until(lambda: site.status()[1]["hosts"][WEB2.ipv4]["attempts"] >= 24, "the attempts")
     assert verdict(site) == "clean"
     for n in range(16):
         assert not site.world.web2.call(connects, f"203.0.113.{200 + n}")
@@ -74,7 +74,7 @@ def test_a_release_outlives_a_sigkill_and_a_new_table_as_after_a_reboot(site: De
 
     def counted() -> int:
         return int(json.loads(site.egressguard("explain", "web2", "--json").stdout)["attempts"])
-    wait_until(lambda: counted() == 24, "the attempts", timeout_s=30)
+    wait_until(lambda: counted() >= 24, "the attempts", timeout_s=30)  # a slow machine repeats a SYN: that is one more
     assert verdict(site) == "clean"
     for n in range(8):
         assert not site.world.web2.call(connects, f"203.0.113.{200 + n}")
