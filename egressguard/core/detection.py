@@ -112,7 +112,7 @@ def _decayed(verdict: Verdict, w: Weights, now_s: float) -> Memory:
     rest = float(0.5 ** (elapsed_s / w.half_life_s))
     gained, application, prober, mta, relays, verified, recent, visits, last_s, gaps, past = memory
     if past.queue is not None:
-        past = past._replace(queue=past.queue._replace(suspicion=past.queue.suspicion * rest))
+        past = past._replace(queue=queue.decayed(past.queue, rest))
     return Memory(gained * rest, application * rest, prober * rest, mta * rest, relays * rest,
                   verified * rest, recent * rest, visits, last_s, gaps, past)
 
@@ -130,6 +130,7 @@ def _judge_attempts(old: Verdict, attempts: Attempts, w: Weights, now_s: float, 
         rest = 1.0
     count, retried, gap_s = attempts.count, attempts.retried, 0.0 if attempts.going_on else now_s - last_s
     fresh: list[str] = []
+    gained_before = gained
     known = (past.bits | past.old_bits).bit_count()
     if attempts.new_destinations:
         fresh, retried, past = _remembered(past, attempts, now_s)
@@ -156,7 +157,8 @@ def _judge_attempts(old: Verdict, attempts: Attempts, w: Weights, now_s: float, 
     if VISIT_S <= gap_s < math.inf:
         gaps = (*gaps[1 - INTERLEAVED:], gap_s)
     if past.queue is not None or (new and (settling or past.mailed >= queue.WIDELY)):
-        past = _queued(past, gap_s, fresh, retried, attempts.unknown, gained, rest, settling, w, now_s)
+        past = _queued(past, gap_s, fresh, retried, attempts.unknown, (gained_before, gained), rest, settling,
+                       w, now_s)
     memory = Memory(gained, application, prober, mta, relays, verified, recent, visits, now_s, gaps, past)
     # What had waited may be older than a report that was weighed meanwhile.
     return _settled(old, memory, w, now_s if elapsed_s > 0.0 else old.at_s, count)
@@ -213,14 +215,16 @@ def _proven(past: Past, destinations: tuple[str, ...], verified: float, w: Weigh
 
 
 def _queued(past: Past, quiet_s: float, fresh: list[str], retried: tuple[str, ...], unknown: int,
-            gained: float, rest: float, settling: bool, w: Weights, now_s: float) -> Past:
-    """The past after what may be a mail server's queue has been tried."""
-    q, relayed_s = past.queue, past.relayed_s
+            gains: tuple[float, float], rest: float, settling: bool, w: Weights, now_s: float) -> Past:
+    """The past after what may be a mail server's queue has been tried; `gains` are what new destinations
+    have added, before these and with them.
+    """
+    q, relayed_s, (before, gained) = past.queue, past.relayed_s, gains
     if q is not None:
-        q = queue.repaired(q._replace(suspicion=q.suspicion * rest), relayed_s, now_s)
+        q = queue.repaired(queue.decayed(q, rest), relayed_s, now_s)
     relays_now = now_s - relayed_s < queue.STILL_RELAYS_S
     if fresh and not (relays_now and quiet_s < queue.DAY_S):
-        q = queue.expected(q, _mailed(past, now_s), settling, quiet_s, now_s)
+        q = queue.expected(q, _mailed(past, now_s), settling, quiet_s, before, now_s)
     if q is None:
         return past
     if fresh and q.budget and queue.relays_on(q, relayed_s, now_s):
@@ -240,8 +244,8 @@ def score_of(memory: Memory) -> float:
     if mta > strongest:
         strongest = mta
     score = gained - (strongest if strongest < half else half)
-    if past.queue is not None and past.queue.suspicion < score:
-        score = past.queue.suspicion
+    if past.queue is not None and past.queue.score < score:
+        score = past.queue.score
     return score + relays
 
 

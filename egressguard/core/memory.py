@@ -151,16 +151,18 @@ def _frozen_queue(queue: Queue | None, at_s: float) -> bytes:
     doubt_s = max(0.0, queue.doubt_until_s - at_s)
     return json.dumps([
         at_s - queue.began_s, queue.until_s - at_s, queue.budget, owed, sorted(queue.known), queue.left,
-        at_s - queue.at_s, queue.suspicion, queue.paid, queue.unpaid, queue.relayed, again, doubt_s]).encode()
+        at_s - queue.at_s, queue.suspicion, queue.paid, queue.unpaid, queue.relayed, again, doubt_s,
+        queue.debt]).encode()
 
 
 def _thawed_queue(frozen: bytes, at_s: float) -> Queue | None:
     if not frozen:
         return None
-    began, until, budget, owed, known, left, at, *counts, again, doubt_s = json.loads(frozen)
+    began, until, budget, owed, known, left, at, *rest = json.loads(frozen)
+    counts, (again, doubt_s, *debt) = rest[:4], rest[4:]  # an earlier version has kept no debt
     owed, again = ({d: at_s - age for d, age in debts.items()} for debts in (owed, again))
     return Queue._make((at_s - began, at_s + until, budget, owed, frozenset(known), left, at_s - at, *counts,
-                        again, at_s + doubt_s if doubt_s > 0 else NEVER))
+                        again, at_s + doubt_s if doubt_s > 0 else NEVER, *(debt or [0.0])))
 
 
 def visited(visits: tuple[int, int, int, int], kind: int, times: int = 1) -> tuple[int, int, int, int]:

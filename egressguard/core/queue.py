@@ -47,7 +47,8 @@ class Queue(NamedTuple):
     tried for the second time; `known` are those that were tried again, so that the hours between later
     retries make none of them new. `suspicion` is in nats and decays. `relayed` counts the messages that
     relays had from the host since the first attempts, without those on their way then; until `doubt_until_s`
-    a spambot is possible enough to limit the host.
+    a spambot is possible enough to limit the host. `debt` is what spoke for a spambot before the queue began,
+    in nats; it decays, and no retry pays for it.
 
     `budget` is how many destinations it may hold; of these `left` may still come, and half as many more in a
     day.
@@ -66,6 +67,12 @@ class Queue(NamedTuple):
     relayed: int = 0
     again: Mapping[str, float] = MappingProxyType({})
     doubt_until_s: float = float("-inf")
+    debt: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """What the host would be suspected of if this is a queue, in nats."""
+        return self.suspicion + self.debt
 
     @property
     def proven(self) -> bool:
@@ -73,10 +80,18 @@ class Queue(NamedTuple):
         return self.paid >= PROVEN_RETRIES and self.paid >= PROVEN_SHARE * (self.paid + self.unpaid)
 
 
-def expected(queue: Queue | None, domains: int, settling: bool, quiet_s: float, now_s: float) -> Queue | None:
+def decayed(queue: Queue, rest: float) -> Queue:
+    """`queue` when `rest` of what was known is left."""
+    return queue._replace(suspicion=queue.suspicion * rest, debt=queue.debt * rest)
+
+
+def expected(queue: Queue | None, domains: int, settling: bool, quiet_s: float, gained: float,
+             now_s: float) -> Queue | None:
     """The queue to be expected of a host that tries new destinations after `quiet_s` seconds of silence.
 
-    `domains` is to how many it has mailed through relays. A queue that is closed stays closed for a day.
+    `domains` is to how many it has mailed through relays, `gained` what spoke for a spambot before: a bot
+    would else be cleared of it by its next attempt, when it has used the relay meanwhile. What was tried
+    before the site was shut went through, and says nothing. A queue that is closed stays closed for a day.
     """
     if queue is not None and (queue.budget or quiet_s < DAY_S):
         return queue
@@ -85,7 +100,10 @@ def expected(queue: Queue | None, domains: int, settling: bool, quiet_s: float, 
         known = max(known, queue.paid)
     budget = max(known, SETTLING_BUDGET if settling else 0)
     budget = min(budget, MOST_OWED)
-    return Queue(now_s, now_s + SETTLING_S, budget, {}, frozenset(), budget, now_s) if budget else queue
+    if not budget:
+        return queue
+    return Queue(now_s, now_s + SETTLING_S, budget, {}, frozenset(), budget, now_s,
+                 debt=0.0 if settling else gained)
 
 
 def closed(queue: Queue, gained: float) -> Queue:

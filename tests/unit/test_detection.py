@@ -16,6 +16,7 @@ from egressguard.core.causes import likeliest
 from egressguard.core.detection import judge, judge_reports, release
 from egressguard.core.hosts import Host
 from egressguard.core.memory import NOTHING, SUMS, bit_of, destinations_of, freeze, salt_from, thaw
+from egressguard.core.queue import Queue
 from egressguard.core.settings import Detection
 from egressguard.core.verdict import Cause, State, Verdict, states_by_key, transitions
 from egressguard.core.volumes import Volume
@@ -362,6 +363,39 @@ def test_a_server_that_has_found_its_way_owes_no_retries(relayed: bool, state: S
         verdicts |= judge_reports(verdicts, MAILS, SETTINGS, 5000.0)
     verdicts |= judge(verdicts, {WEB: new(1, 900)}, SETTINGS, 15000.0)
     assert verdicts[WEB].state is state
+
+
+def convicted_before_its_queue() -> dict[Host, Verdict]:
+    """A spambot's verdict; then some mail by the relay, and after a pause a queue's worth of new destinations."""
+    verdicts = judge({}, {WEB: new(40)}, SETTINGS, 0.0)
+    verdicts |= judge_reports(verdicts, {WEB: Volume(5, 0, 5, 0, 1, 5)}, SETTINGS, 60.0)
+    return verdicts | judge(verdicts, {WEB: new(20, 100)}, SETTINGS, 800.0)
+
+
+def test_a_queue_that_begins_after_a_verdict_does_not_wash_it_away() -> None:
+    verdicts = convicted_before_its_queue()
+    assert verdicts[WEB].memory.past.queue is not None
+    for now_s in (800.0, 3 * SETTINGS.half_life_s - 60.0):
+        verdicts |= judge(verdicts, {}, SETTINGS, now_s)
+        assert verdicts[WEB].state is State.COMPROMISED, "as long as without a queue"
+
+
+def test_nor_do_its_retries_though_they_pay_for_what_came_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def retried() -> State:
+        verdicts = convicted_before_its_queue()
+        verdicts = {WEB: restarted(verdicts[WEB], 800.0, 800.0)}
+        for n in (1, 2):
+            verdicts |= judge(verdicts, {WEB: Attempts(20, (), 0, names(100, 20))}, SETTINGS, 800.0 + n * 300.0)
+        return verdicts[WEB].state
+    assert retried() is State.COMPROMISED
+    monkeypatch.setattr(Queue, "debt", 0.0)
+    assert retried() is State.CLEAN
+
+
+def test_what_was_tried_while_it_passed_is_no_debt_of_whom_the_site_has_just_shut_out() -> None:
+    verdicts = judge({}, {WEB: new(40)}, SETTINGS, 0.0)
+    verdicts |= judge(verdicts, {WEB: new(5, 100)}, SETTINGS, 800.0, settling=True)
+    assert verdicts[WEB].state is State.CLEAN
 
 
 # Causes
