@@ -1,25 +1,20 @@
 """The network interfaces of this network namespace, through pyroute2."""
 
-import socket
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from ipaddress import ip_network
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from egressguard.core.hosts import Address
-from egressguard.core.path_settings import Network
-from egressguard.core.routes import MANY, WIDEST, Route, wide
+from egressguard.core.routes import Route
 from egressguard.core.ruleset import Element
 from egressguard.core.surroundings import Link
+from egressguard.kernel.routing import read_routing
 
 IFF_UP = 1
 ARPHRD_ETHER = 1
-RTN_UNICAST = 1
-VERSION = {socket.AF_INET: 4, socket.AF_INET6: 6}
 UNIVERSE = 0
 FILTERING = ("clsact", "ingress")
 
@@ -64,18 +59,25 @@ def _enslaved(link: Any, found: Mapping[int, Any]) -> bool:
 
 
 def read_links() -> tuple[Link, ...]:
-    """All interfaces, with what may lead packets past the rules."""
+    """All interfaces, with what may lead packets past the rules. Raises KernelError."""
+    return read_links_and_routes(frozenset())[0]
+
+
+def read_links_and_routes(inside: frozenset[str]) -> tuple[tuple[Link, ...], tuple[Route, ...]]:
+    """The same, and the routes by the interfaces `inside`: a million of them are gone through once."""
     with IPRoute() as route:
         found = list(route.get_links())
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in found}
-        defaults, addresses = _defaults(route), _addresses(route)
+        addresses = _addresses(route)
         filtered = {qdisc["index"] for qdisc in route.get_qdiscs() if qdisc.get_attr("TCA_KIND") in FILTERING}
-    return tuple(Link(
+    routing = read_routing({index: name for index, name in names.items() if name in inside})
+    links = tuple(Link(
         name=names[link["index"]], kind=_kind(link), up=bool(link["flags"] & IFF_UP),
         master=names.get(link.get_attr("IFLA_MASTER"), ""),
-        default_route=frozenset(defaults.get(link["index"], ())), xdp=_xdp(link),
+        default_route=routing.defaults.get(link["index"], frozenset()), xdp=_xdp(link),
         addresses=tuple(addresses.get(link["index"], ())), filtered=link["index"] in filtered)
         for link in found)
+    return links, routing.routes
 
 
 def read_addresses() -> frozenset[str]:
@@ -94,17 +96,6 @@ def _xdp(link: Any) -> bool:
     return bool(attached is not None and attached.get_attr("IFLA_XDP_ATTACHED"))
 
 
-def read_routes(names: frozenset[str]) -> tuple[Route, ...]:
-    """The routes by the interfaces `names`, in every routing table; each hop of a route is one."""
-    with IPRoute() as route:
-        indices = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
-        wanted = {index: name for index, name in indices.items() if name in names}
-        found = [Route(wanted[index], _destination(entry), onward)
-                 for family in VERSION for entry in route.get_routes(family=family)
-                 if entry["type"] == RTN_UNICAST for index, onward in _hops(entry) if index in wanted]
-    return tuple(dict.fromkeys(found))
-
-
 def read_ways(addresses: Iterable[Address]) -> dict[str, str]:
     """The interface by which a packet to each of `addresses` would leave; what has no route is left out."""
     found = {}
@@ -115,39 +106,6 @@ def read_ways(addresses: Iterable[Address]) -> dict[str, str]:
                 entry, = route.route("get", dst=str(address))
                 found[str(address)] = names.get(entry.get_attr("RTA_OIF"), "")
     return found
-
-
-def _defaults(route: Any) -> dict[int, set[int]]:
-    """The families of which each interface has a default route or as good as one, in every routing table."""
-    found: dict[int, set[int]] = {}
-    for family, version in VERSION.items():
-        several = Counter[int]()
-        for entry in route.get_routes(family=family):
-            if entry["type"] != RTN_UNICAST:
-                continue
-            several.update(index for index, _ in _hops(entry))
-            if entry["dst_len"] <= WIDEST[version] and wide(_destination(entry)):
-                for index, _ in _hops(entry):
-                    found.setdefault(index, set()).add(version)
-        for index in (index for index, routes in several.items() if routes >= MANY):
-            found.setdefault(index, set()).add(version)
-    return found
-
-
-def _destination(entry: Any) -> Network:
-    anywhere = "::" if entry["family"] == socket.AF_INET6 else "0.0.0.0"
-    return ip_network(f"{entry.get_attr('RTA_DST') or anywhere}/{entry['dst_len']}")
-
-
-def _hops(entry: Any) -> list[tuple[int, bool]]:
-    """The interfaces of a route, each with whether another router stands there."""
-    several = [(hop["oif"], _onward(hop)) for hop in entry.get_attr("RTA_MULTIPATH") or ()]
-    one = entry.get_attr("RTA_OIF")
-    return several + ([(one, _onward(entry))] if one is not None else [])
-
-
-def _onward(hop: Any) -> bool:
-    return any(hop.get_attr(name) is not None for name in ("RTA_GATEWAY", "RTA_VIA"))
 
 
 def _addresses(route: Any) -> dict[int, list[str]]:

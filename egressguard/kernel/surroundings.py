@@ -12,7 +12,7 @@ from egressguard.core.wanted import tables
 from egressguard.kernel import Netfilter, Ruleset, owner
 from egressguard.kernel.canary import fly
 from egressguard.kernel.foreign import read_legacy, read_listing, version
-from egressguard.kernel.links import read_addresses, read_links, read_routes, read_ways
+from egressguard.kernel.links import read_addresses, read_links_and_routes, read_ways
 from egressguard.kernel.sysctl import read_sysctl
 
 
@@ -22,13 +22,14 @@ def read_surroundings(settings: Settings) -> Surroundings:
         ruleset = kernel.ruleset()
         beside = {table.family: found for table in tables(settings)[1:] if (found := _beside(kernel, table))}
     listing, inside, own = read_listing(), settings.inside_interfaces(), read_addresses()
+    links, routes = read_links_and_routes(inside)
     senders = [address for sender in settings.sender for address in sender.addresses]
     return Surroundings(
         settings=settings, own_hooks=ruleset.hooks if ruleset is not None else None,
-        dormant=ruleset is not None and ruleset.dormant, links=read_links(),
+        dormant=ruleset is not None and ruleset.dormant, links=links,
         foreign=foreign(listing, inside, own), sysctl=read_sysctl(inside), legacy=read_legacy(),
         kernel=_release(os.uname().release), nft=version(listing), canary=fly(settings),
-        routes=read_routes(inside), ways=read_ways(senders), own=own,
+        routes=routes, ways=read_ways(senders), own=own,
         beside={family: found.hooks for family, found in beside.items()},
         no_owner=owner.why_not() if settings.table_owner else "",
         last_line_on=frozenset(name for found in beside.values() for name in found.devices))

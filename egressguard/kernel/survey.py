@@ -5,20 +5,19 @@ import socket
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 from pyroute2 import IPRoute, NFCTSocket
 from pyroute2.netlink.exceptions import NetlinkError
 
 from egressguard.core.hosts import Address
-from egressguard.core.path_settings import Network
 from egressguard.core.settings import SMTP_PORT
 from egressguard.core.survey import Flow, Survey
 from egressguard.kernel.links import read_links
+from egressguard.kernel.routing import RT_TABLE_MAIN, read_routing
 
 FAMILIES = {socket.AF_INET: "V4", socket.AF_INET6: "V6"}
-RTN_UNICAST, RT_TABLE_MAIN = 1, 254
 IPS_ASSURED = 1 << 2  # traffic in both directions (linux/netfilter/nf_conntrack_common.h)
 PROBE_S = 1.5
 MOST_PROBES = 500
@@ -28,20 +27,11 @@ def read_survey(*, probe: bool) -> Survey:
     """The machine as it is now; `probe` asks every neighbour whether it answers on port 25."""
     with IPRoute() as route:
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
-        routes, macs = _routes(route, names), _neighbours(route)
+        macs = _neighbours(route)
+    behind = read_routing(names, RT_TABLE_MAIN).routes
+    routes = tuple((r.interface, r.network) for r in behind if r.onward and r.network.prefixlen)
     listeners = _answering(list(macs)[:MOST_PROBES]) if probe else frozenset()
     return Survey(read_links(), routes, tuple(_flows()), listeners, macs)
-
-
-def _routes(route: Any, names: dict[int, str]) -> tuple[tuple[str, Network], ...]:
-    """The networks that are reached through another router behind one of our interfaces."""
-    found = []
-    for family in FAMILIES:
-        for entry in route.get_routes(family=family, table=RT_TABLE_MAIN):
-            if entry["type"] == RTN_UNICAST and entry["dst_len"] and entry.get_attr("RTA_GATEWAY"):
-                network = ip_network(f"{entry.get_attr('RTA_DST')}/{entry['dst_len']}")
-                found.append((names.get(entry.get_attr("RTA_OIF"), ""), network))
-    return tuple(found)
 
 
 def _neighbours(route: Any) -> dict[Address, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from egressguard.kernel.links import read_links
+from egressguard.kernel.links import read_links, read_links_and_routes
 from lab.deployment import Deployment
 from lab.network import SOMEBODY4, SOMEBODY6
 from lab.sink import Sink
@@ -199,6 +199,24 @@ def test_ten_thousand_routes_are_as_good_as_a_default_route(site: Deployment) ->
     assert uplinks() == {"wan"}
 
 
+def test_routes_of_every_kind_are_read(site: Deployment) -> None:
+    """Several hops, a hop of the other family, another table, none at all; and what leads nowhere is none."""
+    site.world.router.ip(
+        "route add 192.0.2.64/26 nexthop via 192.0.2.10 dev dmz nexthop via 198.51.100.12 dev web",
+        "route add 192.0.2.128/26 via inet6 2001:db8:0:a::2 dev dmz", "route add 192.0.2.192/26 dev web table 777",
+        "route add blackhole 203.0.113.64/26", "route add 2001:db8:77::/48 nexthop via 2001:db8:0:a::2 nexthop via 2001:db8:0:12::2")
+
+    def seen() -> set[tuple[str, str, bool]]:
+        routes = read_links_and_routes(frozenset({"dmz", "web"}))[1]
+        return {(route.interface, str(route.network), route.onward) for route in routes}
+
+    found, kept = site.world.router.call(seen), ("192.0.2.0/26", "198.51.100.0/24", "2001:db8:0:", "fe80::", "ff00::")
+    assert {route for route in found if not route[1].startswith(kept)} == {
+        ("dmz", "192.0.2.64/26", True), ("web", "192.0.2.64/26", True), ("dmz", "192.0.2.128/26", True),
+        ("web", "192.0.2.192/26", False), ("dmz", "2001:db8:77::/48", True), ("web", "2001:db8:77::/48", True)}
+    assert {("dmz", "192.0.2.0/26", False), ("web", "198.51.100.0/24", False)} <= found
+
+
 def bridged(site: Deployment) -> None:
     """An inside bridge with a machine and an uplink on it; vxlan stands for the hardware."""
     site.amend('interfaces = ["web"]', 'interfaces = ["web", "br0"]')
@@ -264,10 +282,10 @@ MUTANTS: dict[str, tuple[str, Callable[[Deployment], None]]] = {
         lambda site: test_rules_of_the_real_iptables_nft_are_judged_as_natives_are(site, OTHER_HOST.format("we+"), 3, "redirect")),
     "has never heard of iptables-legacy": (SURROUNDINGS + "read_legacy = lambda: ()", test_tables_of_iptables_legacy_are_told),
     "knows default routes only": (
-        "import egressguard.core.routes as r; r.WIDEST = {4: 0, 6: 0}; import egressguard.kernel.links as l; l.WIDEST = r.WIDEST",
+        "import egressguard.kernel.routing as r; r.wide = lambda network: network.prefixlen == 0",
         lambda site: test_interfaces_and_routes_are_found(
             site, ["route add 64.0.0.0/2 via 192.0.2.10"], 3, ("NOT ON THE PATH", "default route inside"))),
-    "reads no routes behind inside interfaces": (SURROUNDINGS + "read_routes = lambda names: ()", lambda site: (
+    "reads no routes behind inside interfaces": (SURROUNDINGS + "read_links_and_routes = lambda inside, f=s.read_links_and_routes: (f(inside)[0], ())", lambda site: (
         test_interfaces_and_routes_are_found(site, ["route add 203.0.113.192/27 via 192.0.2.10"], 2, ("WEAKENS", "route inside")))),
     "believes that senders are where they should be": (
         SURROUNDINGS + "read_ways = lambda addresses: {str(a): 'dmz' for a in addresses}", lambda site: (
