@@ -162,7 +162,7 @@ class Controller:
         orders = Counter[str](order.kind for order in self._enforcement.standing)
         states = self._judgement.counts()
         enforcing = self._settings.mode == "enforce" and "rules" not in pulse.faults and not orders["open"]
-        return Figures(self._settings.mode, enforcing, self.totals(), states, orders, self._rounds,
+        return Figures(self._settings, enforcing, self.totals(), states, orders, self._rounds,
                        *self._exposures.total, alerts_pending, on_trial=self._enforcement.on_trial,
                        pulse=pulse)
 

@@ -23,6 +23,7 @@ from egressguard.database import open_database
 from egressguard.deliverer import Deliverer
 from egressguard.enforcement import Enforcement
 from egressguard.exchange import open_exchange
+from egressguard.forgeries import Census
 from egressguard.heartbeat import Heartbeat
 from egressguard.heartbeat import read as read_heartbeat
 from egressguard.kernel import Netfilter
@@ -53,7 +54,7 @@ def run(config: Path) -> None:
     controller.start(now_s(), last.at_s if last is not None and last.at_s < now_s() else None)
     alarm = Alarm(database)
     deliverer = Deliverer(Path(settings.database), settings.router)
-    metrics = RouterMetrics()
+    metrics = RouterMetrics(Census().counts)
     serve(settings.metrics, metrics.collect)
     notify("READY=1")
     log.info("started router=%s mode=%s period_s=%s", settings.router, settings.mode, settings.period_s)

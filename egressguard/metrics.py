@@ -4,7 +4,7 @@ No label holds what an attacker can write or multiply: there is none for hosts. 
 for these.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from egressguard.boot import now_s
 from egressguard.core.attempts import Totals
 from egressguard.core.canary import Fate
+from egressguard.core.settings import Settings
 from egressguard.core.verdict import State
 from egressguard.heartbeat import Pulse
 
@@ -23,7 +24,7 @@ PARTS = ("configuration", "rules", "conntrack", "kernel", "database", "exchange"
 class Figures:
     """What one round leaves for the metrics; replaced as a whole, never changed."""
 
-    mode: str
+    settings: Settings
     enforcing: bool
     totals: Totals | None = None
     states: Mapping[State, int] = field(default_factory=dict)
@@ -37,16 +38,20 @@ class Figures:
 
 
 class RouterMetrics:
-    """Holds the last round's figures; `collect` may be called from another thread."""
+    """Holds the last round's figures; `collect` may be called from another thread, which then asks for what
+    is `forged`: how many addresses others send in the name of, by what they are.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, forged: Callable[[Settings], Mapping[str, int]]) -> None:
         self.figures: Figures | None = None
+        self._forged = forged
 
     def collect(self) -> Iterable[Metric]:
         """All metrics of the router."""
         figures = self.figures
         return [] if figures is None else [*_enforcement(figures), *_counters(figures.totals),
-                                           *_hosts(figures), *_daemon(figures), *_canary(figures.pulse)]
+                                           *_hosts(figures), *_forgeries(self._forged(figures.settings)),
+                                           *_daemon(figures), *_canary(figures.pulse)]
 
 
 COUNTERS = {
@@ -79,7 +84,7 @@ def _enforcement(figures: Figures) -> Iterator[Metric]:
                             "the senders, 0 otherwise.", value=figures.enforcing)
     mode = GaugeMetricFamily("egressguard_mode", "1 for the configured mode.", labels=["mode"])
     for name in ("enforce", "observe"):
-        mode.add_metric([name], figures.mode == name)
+        mode.add_metric([name], figures.settings.mode == name)
     yield mode
     yield GaugeMetricFamily("egressguard_trial", "1 while the configuration is on trial.",
                             value=figures.on_trial)
@@ -100,6 +105,14 @@ def _hosts(figures: Figures) -> Iterator[Metric]:
     yield orders
     yield GaugeMetricFamily("egressguard_alerts_pending", "Alerts that could not be delivered yet.",
                             value=figures.alerts_pending)
+
+
+def _forgeries(counts: Mapping[str, int]) -> Iterator[Metric]:
+    forged = GaugeMetricFamily("egressguard_forged_addresses", "Addresses of hosts and senders in whose name "
+                               "another MAC has sent within the last hour.", labels=["of"])
+    for label, count in sorted(counts.items()):
+        forged.add_metric([label], count)
+    yield forged
 
 
 def _daemon(figures: Figures) -> Iterator[Metric]:

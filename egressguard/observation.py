@@ -17,7 +17,7 @@ from egressguard.core import plan
 from egressguard.core.attempts import Sample
 from egressguard.core.documents import Bulletin, Report
 from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
-from egressguard.core.forgery import Forgery, Macs, crowds, forgeries
+from egressguard.core.forgery import Macs, crowds
 from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
@@ -177,13 +177,6 @@ def _gateways(settings: Settings, found: Iterable[Table | None], faults: dict[st
     except KernelError as error:
         faults["gateways"] = f"{error}: whether a MAC is another router's is not known"
         return None
-
-
-def forged(settings: Settings) -> list[Forgery]:
-    """The attempts that came from another MAC than their address's machine has. Raises KernelError."""
-    with closing(Netfilter()) as kernel:
-        macs = [table.attempt_macs() for table in (kernel, *map(kernel.beside, tables(settings)[1:]))]
-        return forgeries(macs, kernel.neighbours({address for found in macs for address in found}), settings)
 
 
 def _counted(kernel: Netfilter, settings: Settings) -> dict[Host, int]:

@@ -15,7 +15,7 @@ from egressguard.core.forgery import Forgery
 from egressguard.core.hosts import Host
 from egressguard.core.settings import Settings
 from egressguard.database import Database
-from egressguard.observation import forged
+from egressguard.forgeries import read_forgeries
 
 
 @click.command()
@@ -54,7 +54,7 @@ def _forged(settings: Settings, host: Host) -> list[Forgery] | None:
     """What was forged of the host's attempts; None when the kernel may not be asked, or does not answer."""
     machine_of = settings.machine_of()
     try:
-        return [f for f in forged(settings) if machine_of.get(f.host, f.host) == host]
+        return [f for f in read_forgeries(settings)[0] if machine_of.get(f.host, f.host) == host]
     except KernelError:
         return None
 

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from lab import network
 from lab.deployment import Deployment
 from lab.namespaces import Namespace, wait_until
-from lab.network import SOMEBODY4, SOMEBODY6
+from lab.network import ROUTER_MAC, SOMEBODY4, SOMEBODY6, WEB2
+from lab.syns import SynSource, Wire
 
 FOLDER = Path(__file__).parents[2] / "contrib" / "prometheus"
 ROUTER, RELAY = 9725, 9726
+FORGER = "00:00:5e:00:53:99"
 NAME = re.compile(r"\begressguard_\w+")
 
 
@@ -67,6 +70,31 @@ def test_both_daemons_serve_metrics_that_promtool_accepts_and_the_kernel_confirm
     wait_until(lambda: value(scrape(site.world.router, ROUTER), "egressguard_exposures_total") == 1, "the exposure")
     exported = {line.split()[2] for line in (router + relay).splitlines() if line.startswith("# TYPE")}
     check_expressions(exported)
+
+
+def forge_three(site: Deployment) -> None:
+    for wire, gateway, sources in ((site.world.web1, "web", WEB2.addresses), (site.world.mailserver, "dmz", network.RELAY.addresses[:1])):
+        for source in sources:
+            SynSource(wire, Wire("eth0", FORGER, ROUTER_MAC[gateway]), sources=[source], count=1,
+                      destinations=[SOMEBODY6 if ":" in source else SOMEBODY4]).wait()
+
+
+def forged(site: Deployment) -> dict[str, float]:
+    """What the first answer says; later ones are a minute old."""
+    wait_until(lambda: "egressguard_enforcing" in scrape(site.world.router, ROUTER), "a first round")
+    text = scrape(site.world.router, ROUTER)
+    assert FORGER not in text
+    return {of: value(text, f'egressguard_forged_addresses{{of="{of}"}}') for of in ("host", "sender")}
+
+
+@pytest.mark.parametrize("change", ["", "import egressguard.forgeries as f; f.read_forgeries = lambda settings: ([], [])"],
+                         ids=["as it is", "mutant that looks at no MAC"])
+def test_a_neighbours_forgeries_are_told_to_prometheus(site: Deployment, change: str) -> None:
+    assert site.egressguard("apply").returncode == 0
+    forge_three(site)
+    site.change = change
+    site.start_router()
+    assert forged(site) == ({"host": 0, "sender": 0} if change else {"host": 2, "sender": 1})
 
 
 def check_expressions(exported: set[str]) -> None:
