@@ -60,7 +60,7 @@ class Server(Closing):
         return f"valkey://{self.address}:{self.port}"
 
     def start(self) -> None:
-        """Starts it; what it held before is gone."""
+        """Starts it; what it held before is gone, unless it was told to SAVE."""
         argv = [program(), str(self._config), "--dir", str(self.folder)]
         with (self.folder / "log").open("a") as log:
             self._process = (self.namespace.popen(argv, stdout=log, stderr=log) if self.namespace

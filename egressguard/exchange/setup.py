@@ -9,7 +9,7 @@ import secrets
 from typing import NamedTuple
 
 CALLS = "+ping +role +multi +exec +discard +get +mget +hget +hgetall"
-WRITES = "+set +del +hset +hdel +eval +time +hincrby +pexpire"
+WRITES = "+set +del +hset +hdel +eval +time +info +hincrby +pexpire"
 KEYS = {
     "router": "%RW~egressguard:*",
     "relay": "%R~egressguard:bulletin %R~egressguard:bulletin:* %RW~egressguard:report "

@@ -128,12 +128,14 @@ class Ledger:
         with self._lock:
             self._release(hold, now_s)
 
-    def refused_recipient(self, claim: Claim, now_s: float) -> None:
-        """The MTA refused a recipient of this client."""
+    def refused_recipient(self, claim: Claim, now_s: float) -> Refusal | None:
+        """The MTA refused a recipient of this client; the answer to one more, if that would be too many."""
         with self._lock:
             accounts = self._accounts((claim,), now_s)
             self._stamp(accounts, (0, 0, 0, 1), (claim,), now_s)
+            refusal = _first_refusal((claim,), accounts, (0, 0, 0, 1), now_s)
             self._let_go(accounts, now_s)
+            return refusal
 
     def usage(self, key: str, caps: Iterable[Cap], now_s: float) -> list[int]:
         """What counts against each cap now, reservations included."""

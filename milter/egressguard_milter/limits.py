@@ -98,14 +98,9 @@ class Limits:
     def recipient_refused(self, allowance: Allowance, now_s: float) -> Decision:
         """The MTA refused a recipient; the decision says whether the client may name another one."""
         scaled = self.scaled(allowance, now_s)
-        claim = scaled.claims[0]
-        caps = [cap for cap in claim.caps if cap.kind is Kind.REFUSED]
-        if caps:
-            self._ledger.refused_recipient(claim, now_s)
-        for cap, used in zip(caps, self._ledger.usage(claim.key, caps, now_s) if caps else (), strict=True):
-            if used >= cap.most:
-                refusal = Refusal(claim.key, cap, cap.most, used, cap.window_s)
-                return refused(allowance.host, scaled.standing, refusal)
+        refusal = self._ledger.refused_recipient(scaled.claims[0], now_s)
+        if refusal is not None:
+            return refused(allowance.host, scaled.standing, refusal)
         return scaled.accepted
 
     def fault(self, now_s: float) -> str:

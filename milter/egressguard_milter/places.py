@@ -2,8 +2,8 @@
 
 A key without room for an account shares its network's, and at the very worst everybody else's: with one
 client's limit for all of them. Nothing passes unlimited, and whoever has an account or is named in the
-policy is not touched by a flood of strangers. A new account begins with what its key may have used in a
-shared one, so that moving never gives anybody a second limit.
+policy is not touched by a flood of strangers. A new account begins with what its key may have used, or has
+reserved, in a shared one, so that moving never gives anybody a second limit.
 """
 
 from collections import OrderedDict
@@ -174,6 +174,9 @@ class Places:
         if source is not None:
             source.prune(self._horizon_s, now_s)
             stamps = [(tick / TICKS_PER_S, amounts) for tick, amounts in source.stamps()]
+            if any(source.reserved):  # what is on its way there may be this key's
+                a, b, c, d = source.reserved
+                stamps.append((now_s, (a, b, c, d)))
             for at_s, amounts in stamps:
                 account.stamp(amounts, at_s)
             self._memory.write([Record(key, pool, amounts, at_s) for at_s, amounts in stamps])

@@ -1,5 +1,5 @@
 """Random histories of relays that share budgets: messages, lost answers, calls that arrive late, partitions, restarts,
-a server that forgets, and one that is replaced by a replica that had not everything. Ledgers and scripts are the
+a server that forgets, one that starts again with what it had saved, and one that is replaced by a replica that had not everything. Ledgers and scripts are the
 product's, the server is real; what is simulated is time and the network.
 """
 
@@ -28,10 +28,14 @@ LONGEST_S = 100.0  # of a message; by then it was sent or given up
 
 @dataclass
 class Server:
-    """The real one, by a clock that the history turns; `number` is which of the site's servers it is."""
+    """The real one, by a clock that the history turns; `number` is which of the site's servers it is, and `starts` how
+    often connections to it have ended.
+    """
 
     client: Redis
+    tells: bool = True  # to relays, which process it is
     number: int = 1
+    starts: int = 0
     late: list[tuple[Any, ...]] = field(default_factory=list)
     copy: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -44,6 +48,7 @@ class Server:
 
     def forget(self) -> None:
         self.client.flushdb()
+        self.client.set("process", f"run_id:{self.starts}" if self.tells else "")
 
     def replicate(self) -> None:
         self.copy = {key: self.client.dump(key) for key in self.client.keys("egressguard:*")}  # type: ignore[misc]
@@ -53,14 +58,21 @@ class Server:
             self.forget()
         elif what < 0.21 or not self.copy:
             self.replicate()
+        elif what < 0.215 and self.tells:
+            self.start_again()
         else:
             self.fail_over()
 
-    def fail_over(self) -> None:
-        self.client.flushdb()
+    def start_again(self) -> None:
+        """With what it had saved."""
+        self.starts, self.late = self.starts + 1, []
+        self.forget()
         for key, value in self.copy.items():
             self.client.restore(key, 0, value)
-        self.number, self.late = self.number + 1, []
+
+    def fail_over(self) -> None:
+        self.number += 1
+        self.start_again()
 
 
 def decoded(reply: Any) -> Any:
@@ -76,14 +88,13 @@ class Wire:
     server: Server
     relay: "Relay"
     chance: random.Random
-    number: int = 0
 
     def __post_init__(self) -> None:
-        self.number = self.server.number
-        self.host, self.port = f"192.0.2.{20 + self.number}", 6379
+        self.starts = self.server.starts
+        self.host, self.port = f"192.0.2.{20 + self.server.number}", 6379
 
     def exchange(self, command: tuple[Any, ...]) -> list[Any]:
-        if self.relay.cut or self.number != self.server.number:
+        if self.relay.cut or self.starts != self.server.starts:
             raise ServerTimeoutError("cut")
         lost = self.chance.random()
         if lost > self.relay.loss:
@@ -149,9 +160,9 @@ class Relay:
 class World:
     """Relays around one server."""
 
-    def __init__(self, client: Redis, seed: int, relays: int = 0) -> None:
+    def __init__(self, client: Redis, seed: int, relays: int = 0, *, tells: bool = True) -> None:
         self.chance, self.now_s = random.Random(seed), 10_000.0
-        self.server = Server(client)
+        self.server = Server(client, tells)
         self.server.forget()
         self.server.set_clock(self.now_s)
         self.connecting: Relay | None = None
@@ -249,7 +260,7 @@ class World:
 
 def play(client: Redis, monkeypatch: Any, seed: int) -> World:
     """One history, and what follows when all is well again: after a window the limit is exact."""
-    world = World(client, seed)
+    world = World(client, seed, tells=seed % 2 == 0)
     monkeypatch.setattr("egressguard_milter.budgets.connect", world.connect)
     for relay in world.relays:
         relay.tend()

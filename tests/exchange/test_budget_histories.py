@@ -17,15 +17,16 @@ from tests import promises
 from tests.exchange.budget_histories import OTHER, Relay, World, play
 
 NOW = ("redis.call('TIME')", "redis.call('HMGET', 'clock', 's', 'us')")
+PROCESS = ("redis.pcall('INFO', 'server')", "redis.call('GET', 'process')")
 
 
 @pytest.fixture
 def client(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
-    """The server, whose scripts read the clock of the history."""
+    """The server, whose scripts read the clock of the history, and which process it is."""
     monkeypatch.setattr(budgets, "SLOW_S", 5.0)  # a shared machine may hesitate
     monkeypatch.setattr(shared_ledger, "SAYING_S", 60.0)
     for name in ("GREET", "TAKE"):
-        monkeypatch.setattr(budgets, name, getattr(budget_scripts, name).replace(*NOW))
+        monkeypatch.setattr(budgets, name, getattr(budget_scripts, name).replace(*NOW).replace(*PROCESS))
     with Redis(host=server.address, port=server.port) as found:
         yield found
 
@@ -36,8 +37,8 @@ def test_no_random_history_lets_more_than_a_limit_through_in_any_window(
     alone_passed = sum(play(client, monkeypatch, seed).alone for seed in range(number))
     assert alone_passed > number / 10, "without the server something passes, too"
     promises.promise(9, "random histories of 2–4 relays that share budgets in which a window held more than its limit", 0, 0,
-                     f"{number} histories: partitions, lost and late calls, killed relays, a server that forgot, failover "
-                     f"to a lagging replica; {alone_passed} messages passed without the server")
+                     f"{number} histories: partitions, lost and late calls, killed relays, a server that forgot, one that "
+                     f"came back with what it had saved, failover to a lagging replica; {alone_passed} messages passed without the server")
 
 
 def found(client: Redis, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -77,9 +78,9 @@ def test_the_histories_find_a_mutant(client: Redis, mutant: str, monkeypatch: py
     assert found(client, monkeypatch)
 
 
-def two_relays(client: Redis, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Relay, Relay]:
-    """Two relays that have met."""
-    world = World(client, 1, relays=2)
+def two_relays(client: Redis, monkeypatch: pytest.MonkeyPatch, *, tells: bool = True) -> tuple[World, Relay, Relay]:
+    """Two relays that have met; they are told which process the server is, or may not ask."""
+    world = World(client, 1, relays=2, tells=tells)
     monkeypatch.setattr(budgets, "connect", world.connect)
     for relay in world.relays * 2:
         relay.tend()
@@ -138,7 +139,7 @@ def test_a_relay_is_not_here_before_it_has_said_everything(client: Redis, monkey
 
 def passed_by_a_failover(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
     """How much of a limit of 12 passes when the replica that is promoted had only seen 4 of 12."""
-    world, one, other = two_relays(client, monkeypatch)
+    world, one, other = two_relays(client, monkeypatch, tells=False)
     passed = sum(world.begin(one, (OTHER,)) for _ in range(4))
     world.server.replicate()
     passed += sum(world.begin(one, (OTHER,)) for _ in range(8))
@@ -151,13 +152,33 @@ def passed_by_a_failover(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_after_a_failover_everything_is_said_again(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     assert passed_by_a_failover(client, monkeypatch) == 12
-    change("GREET", "(life == ARGV[4] and ARGV[5] == '1')", "false")(monkeypatch)
+    change("GREET", "or moved or", "or")(monkeypatch)
     assert passed_by_a_failover(client, monkeypatch) > 12, "the mutant"
+
+
+def passed_after_a_start_with_what_was_saved(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How much of a limit of 12 passes when the same server starts again with 4 of 12."""
+    world, one, other = two_relays(client, monkeypatch)
+    passed = sum(world.begin(one, (OTHER,)) for _ in range(4))
+    world.server.replicate()
+    passed += sum(world.begin(one, (OTHER,)) for _ in range(8))
+    world.server.start_again()
+    world.server.set_clock(world.now_s)
+    for relay in (other, other):
+        relay.tend()
+    return passed + taken(world, other, [OTHER] * 12)
+
+
+def test_a_server_that_starts_again_with_what_it_had_saved_is_told_what_it_missed(
+        client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passed_after_a_start_with_what_was_saved(client, monkeypatch) == 12
+    change("GREET", "or other or", "or")(monkeypatch)
+    assert passed_after_a_start_with_what_was_saved(client, monkeypatch) > 12, "the mutant"
 
 
 def passed_on_an_old_copy(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
     """How much of a limit of 12 passes when the replica that is promoted is from before the server forgot."""
-    world, one, other = two_relays(client, monkeypatch)
+    world, one, other = two_relays(client, monkeypatch, tells=False)
     world.server.replicate()
     world.pass_time(1.0)
     world.server.forget()
@@ -174,5 +195,5 @@ def passed_on_an_old_copy(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int
 
 def test_a_copy_of_the_past_is_not_believed(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     assert passed_on_an_old_copy(client, monkeypatch) == 12
-    change("GREET", "(life ~= ARGV[4] and born(life) <= born(ARGV[4]))", "false")(monkeypatch)
+    change("GREET", "or past then", "then")(monkeypatch)
     assert passed_on_an_old_copy(client, monkeypatch) > 12, "the mutant"

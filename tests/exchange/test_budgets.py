@@ -189,6 +189,19 @@ def test_a_server_that_forgot_is_told_again_and_nobody_gets_a_second_limit(relay
     assert relays.ledgers[1].fault == ""
 
 
+def test_a_server_that_starts_again_with_what_it_had_saved_gives_nobody_a_second_limit() -> None:
+    with Server() as server:
+        relays = Relays(server.port)
+        assert relays.send(0, 10) + relays.send(1, 4) == 14
+        server.command("SAVE")
+        assert relays.send(0, 20) == 20
+        server.stop()
+        server.start()
+        relays.tend()
+        assert relays.send(1, LIMIT) + relays.send(0, LIMIT) == LIMIT - 34
+        relays.close()
+
+
 def test_a_reservation_that_a_flush_forgot_counts_all_the_same(relays: Relays, server: Server) -> None:
     now_s = time.monotonic()
     held = [relays.ledgers[0].reserve([CLAIM], now_s) for _ in range(5)]

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egressguard_milter.account import Pool
-from egressguard_milter.ledger import Ledger
+from egressguard_milter.ledger import Hold, Ledger
 from egressguard_milter.places import SHARD_SIZE
 from egressguard_milter.policy import Base, ClientRule, Policy
 from tests.promises import promise
-from tests.relay.parts import Parts, parts, send
+from tests.relay.parts import Parts, mail, parts, send
 from tests.relay.test_ledger import WINDOW_S, A, accept, claim, reserve
 
 ZE_FILTER_BYTES = 12_700  # per client, measured on its own binary
@@ -69,19 +69,49 @@ def test_when_there_is_room_again_everyone_has_a_limit_of_its_own() -> None:
     assert send(site.session("2001:db8:bad:999::1", now_s=later_s), 10, later_s) == 4
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5), st.booleans()), max_size=120))
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5), st.booleans(), st.booleans()), max_size=120))
 def test_no_client_passes_more_than_its_limit_by_moving_between_shared_and_own_accounts(
-        sequence: list[tuple[int, int, bool]]) -> None:
-    """Two places, six clients in two networks: who has an own account changes all the time."""
+        sequence: list[tuple[int, int, bool, bool]]) -> None:
+    """Two places, six clients in two networks: who has an own account changes all the time, also in mid-message."""
     ledger, sent, now_s = Ledger(WINDOW_S, 2), dict[int, list[float]](), 0.0
-    for elapsed_s, client, sweep in sequence:
+    open_messages: list[tuple[int, Hold]] = []
+    for elapsed_s, client, sweep, end in sequence:
         now_s += elapsed_s
         if sweep:
             ledger.sweep(now_s)
-        if accept(ledger, claim(f"192.0.2.{client}", 3, neighbours=f"network {client % 2}"), now_s):
-            times = sent.setdefault(client, [])
-            times.append(now_s)
-            assert sum(now_s - WINDOW_S < t for t in times) <= 3
+        hold = ledger.reserve([claim(f"192.0.2.{client}", 3, neighbours=f"network {client % 2}")], now_s)
+        if isinstance(hold, Hold):
+            open_messages.append((client, hold))
+        if end:
+            for sender, open_hold in open_messages:
+                ledger.settle(open_hold, 1, now_s)
+                times = sent.setdefault(sender, [])
+                times.append(now_s)
+                assert sum(now_s - WINDOW_S < t for t in times) <= 3
+            open_messages.clear()
+
+
+def test_what_is_on_its_way_in_a_shared_account_is_no_second_limit_when_there_is_room_again() -> None:
+    site = relay()
+    flood(site, "2001:db8:bad", 40)
+    sessions = [site.session("2001:db8:bad:999::1") for _ in range(8)]
+    assert [mail(s, 1.0).accepted for s in sessions] == [False] * 8, "the flood has used up the network's limit"
+    first = [mail(s, 102.0).accepted for s in sessions[:4]]
+    for n in range(200):
+        site.ledger.sweep(102.0 + n)
+    second = [mail(s, 102.0).accepted for s in sessions[4:]]
+    assert (first, second) == ([True] * 4, [False] * 4)
+
+
+def test_refused_recipients_stop_a_client_that_shares_an_account_in_the_message_too() -> None:
+    site = parts(Policy(limits=Base(messages=4, refused_recipients=3), max_clients=1))
+    assert send(site.session("192.0.2.1"), 1) == 1
+    session = site.session("198.51.100.1")
+    assert mail(session).accepted
+    for _ in range(3):
+        session.recipient_refused(0.0)
+    decision = session.recipient("outside.example", 0.0)
+    assert (decision.limit, decision.key) == ("refused_recipients", "network 198.51.100.0/24")
 
 
 def test_pools_do_not_push_each_other_out() -> None:
