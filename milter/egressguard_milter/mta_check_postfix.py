@@ -12,8 +12,9 @@ from egressguard_milter.mta_check import UNLIMITED, Finding, endpoint_of, names,
 
 PARAMETERS = ("smtpd_milters", "non_smtpd_milters", "milter_default_action", "milter_connect_timeout",
               "milter_command_timeout", "milter_content_timeout", "receive_override_options",
-              "smtpd_proxy_filter", "smtpd_milter_maps", "milter_macro_v", "milter_connect_macros",
+              "smtpd_proxy_filter", "smtpd_milter_maps", "milter_macro_v", "milter_connect_macros", "milter_protocol",
               "queue_directory")
+PROTOCOL = 6  # the first that tells of recipients that Postfix itself refuses
 TIMEOUTS = ("connect_timeout", "command_timeout", "content_timeout")
 SAFE_ACTIONS = ("tempfail", "shutdown")
 WRONG_ACTIONS = {
@@ -81,6 +82,7 @@ def _service_findings(folder: Path, main: Path, service: Service, ours: Endpoint
         return
     yield from _action_findings(main, service, entry)
     yield from _timeout_findings(main, service, entry)
+    yield from _protocol_findings(main, service, entry)
     if "no_milters" in re.split(r"[\s,]+", service.values["receive_override_options"]):
         yield Finding(folder / "master.cf", f"{service.name}: receive_override_options",
                       "no_milters: this smtpd asks no milter, so nothing is limited; remove no_milters")
@@ -133,6 +135,15 @@ def _timeout_findings(main: Path, service: Service, entry: Entry) -> Iterator[Fi
     values = {f"milter_{name}": entry.own.get(name) or service.values[f"milter_{name}"] for name in TIMEOUTS}
     for text in timeout_texts(values, "2s, 3s and 5s (connect, command, content)"):
         yield Finding(main, f"smtpd_milters ({service.name})", text)
+
+
+def _protocol_findings(main: Path, service: Service, entry: Entry) -> Iterator[Finding]:
+    protocol = entry.own.get("protocol") or service.values["milter_protocol"]
+    version = re.match(r"\d+", protocol)
+    if version is None or int(version[0]) < PROTOCOL:
+        yield Finding(main, f"milter_protocol ({service.name})",
+                      f"{protocol or 'nothing'}: the milter is not told which recipients Postfix refuses, so "
+                      f"refused_recipients limits nobody; write {PROTOCOL}")
 
 
 def postfix_socket(endpoint: Endpoint) -> str:

@@ -103,8 +103,9 @@ def _listed(name: str, value: str) -> bool:
 
 
 def _endpoint(socket: str) -> Endpoint | None:
+    """What names no kind is a path."""
     try:
-        return parse_endpoint(socket)
+        return parse_endpoint(socket if ":" in socket else f"unix:{socket}")
     except ValueError:
         return None
 

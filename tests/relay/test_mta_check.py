@@ -80,6 +80,8 @@ def test_the_printed_configuration_is_correct_on_both(postfix: Postfix, sendmail
     (f"smtpd_milters = {PRINTED.replace('connect_timeout=2s', 'connect_timeout=1y')}", "milter_connect_timeout is 1y: no time; write 2s"),
     (f"mail_name = Mailer\nsmtpd_milters = {PRINTED}", "rules by name match nobody"),
     (f"milter_connect_macros = j\nsmtpd_milters = {PRINTED}", "rules by name match nobody"),
+    (f"milter_protocol = 4 no_header_reply\nsmtpd_milters = {PRINTED}", "refused_recipients limits nobody; write 6"),
+    (f"smtpd_milters = {PRINTED.replace(' }', ', protocol=2 }')}", "(smtp/inet): 2: the milter is not told which recipients"),
 ])
 def test_each_way_to_have_no_limits_in_postfix_is_found(postfix: Postfix, main_cf: Path, lines: str, said: str) -> None:
     names = {line.split(" ")[0] for line in lines.splitlines()} | {"smtpd_milters"}
@@ -165,6 +167,13 @@ def test_each_way_to_have_no_limits_in_sendmail_is_found(
     code, text = check("--sendmail", tmp_path)
     assert code == 1
     assert said in text
+
+
+@pytest.mark.parametrize("written", ["unix:/run/egressguard/milter", "local:/run/egressguard/milter", "/run/egressguard/milter"])
+def test_a_path_of_sendmail_is_recognised_however_it_is_written(sendmail: Sendmail, tmp_path: Path, written: str) -> None:
+    text = sendmail.config.read_text()
+    (tmp_path / "sendmail.cf").write_text(text.replace("inet:8892@127.0.0.1", written))
+    assert check("--sendmail", tmp_path, milter="unix:/run/egressguard/milter")[0] == 0
 
 
 @pytest.mark.parametrize("arguments", [
