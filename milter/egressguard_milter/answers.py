@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from egressguard.core.errors import ConfigError
-from egressguard.core.hosts import Address
+from egressguard.core.hosts import Address, host_of
 from egressguard.core.verdict import State
 from egressguard_milter.journal import line, logger
 from egressguard_milter.ledger import Cap, Ledger
@@ -74,17 +74,19 @@ class Answers:
             claim = self._limits.directory.claim(request.key)
             return {"client": request.key, "open_connections": self._ledger.open_connections(request.key),
                     "limits": self._rows(request.key, claim.caps if claim else (), None, now_s)}
-        allowance = self._limits.allowance(request.client, request.name)
+        allowance = self._limits.allowance(request.client, request.name or self._name(request.client))
         standing, (claim, *_), levels, _ = self._limits.scaled(allowance, now_s)
-        return {"client": allowance.host, "known": claim.pool.name == "KNOWN", "group": allowance.group,
+        payer = self._ledger.payer(claim)
+        return {"client": allowance.host, "key": payer, "known": claim.pool.name == "KNOWN",
+                "group": allowance.group,
                 "tier": standing.tier, "verdict": standing.verdict,
                 "told": [asdict(told) for told in self._signals.told(allowance.host, now_s)[:MOST_TOLD]],
                 "hold_queue": standing.hold_queue,
-                "limits": self._rows(claim.key, claim.caps, allowance, now_s),
+                "limits": self._rows(payer, claim.caps, allowance, now_s),
                 "levels": {name: {"most": most,
                                   "source": allowance.sources.get(name, "max_sessions_per_client")}
                            for name, most in levels.items()},
-                "open_connections": self._ledger.open_connections(claim.key),
+                "open_connections": self._ledger.open_connections(payer),
                 "shared": {s.key: self._rows(s.key, s.caps, None, now_s) for s in allowance.shared},
                 "seen": _tally(self._tallies.of(allowance.host))}
 
@@ -114,6 +116,11 @@ class Answers:
         self._reload_fault = ""
         logger.info(line("reloaded", at_next_start=",".join(later)))
         return {"reloaded": True, "at_next_start": later}
+
+    def _name(self, address: Address) -> str:
+        """The verified host name with which a client was last here."""
+        met, name = self._tallies.last_met(host_of(address))
+        return name if met == address else ""
 
     def _key(self, address: Address) -> str:
         return self._limits.allowance(address).claim.key

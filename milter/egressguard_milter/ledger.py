@@ -143,6 +143,11 @@ class Ledger:
             account = self._places.peek(key)
             return [_used(account, cap, now_s) if account else 0 for cap in caps]
 
+    def payer(self, claim: Claim) -> str:
+        """The key whose account pays for `claim` now: its own, or one that it shares for want of room."""
+        with self._lock:
+            return self._places.payer(claim.key, claim.pool, claim.neighbours)
+
     def open_connections(self, key: str) -> int:
         """How many connections `key` has open."""
         with self._lock:

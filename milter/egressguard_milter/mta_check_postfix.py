@@ -12,8 +12,8 @@ from egressguard_milter.mta_check import UNLIMITED, Finding, endpoint_of, names,
 
 PARAMETERS = ("smtpd_milters", "non_smtpd_milters", "milter_default_action", "milter_connect_timeout",
               "milter_command_timeout", "milter_content_timeout", "receive_override_options",
-              "smtpd_proxy_filter", "smtpd_milter_maps", "milter_macro_v", "milter_connect_macros", "milter_protocol",
-              "queue_directory")
+              "smtpd_proxy_filter", "smtpd_milter_maps", "milter_macro_v", "milter_connect_macros",
+              "milter_protocol", "queue_directory")
 PROTOCOL = 6  # the first that tells of recipients that Postfix itself refuses
 TIMEOUTS = ("connect_timeout", "command_timeout", "content_timeout")
 SAFE_ACTIONS = ("tempfail", "shutdown")

@@ -95,6 +95,12 @@ class Places:
             return thaw(frozen) if frozen is not None else None
         return account
 
+    def payer(self, key: str, pool: Pool, neighbours: str) -> str:
+        """The key of the account that pays for `key`; where `take` would make one, `key` itself."""
+        if self._count[pool] < self._capacity[pool] or self.peek(key) is not None:
+            return key
+        return next((shared for shared in _shared(pool, neighbours) if shared and self.peek(shared)), key)
+
     def forgive(self, key: str) -> bool:
         """Drops the stamps of `key`; whether there were any."""
         account = self._hot.get(key)
@@ -152,9 +158,7 @@ class Places:
 
     def _place(self, key: str, pool: Pool, neighbours: str, now_s: float) -> tuple[str, Account]:
         """A new account, or a shared one where there is no room for it."""
-        rest = REST[pool]
-        if neighbours and pool is Pool.KNOWN:
-            neighbours = f"known {neighbours}"  # what strangers used up is none of a known client's use
+        neighbours, rest = _shared(pool, neighbours)
         if self._has_room(pool, now_s):
             return key, self._heir(key, pool, (neighbours, rest), now_s)
         if neighbours:
@@ -195,3 +199,12 @@ class Places:
         shard, before_s = self._shards[self._next_shard], now_s - self._horizon_s
         for key in [key for key, frozen in shard.items() if newest_s(frozen) <= before_s]:
             self._count[pool_of(shard.pop(key))] -= 1
+
+
+def _shared(pool: Pool, neighbours: str) -> tuple[str, str]:
+    """The keys that share where there is no room: its neighbours' (empty: none), and everybody else's.
+
+    What strangers used up is none of a known client's use.
+    """
+    known = "known " if neighbours and pool is Pool.KNOWN else ""
+    return f"{known}{neighbours}", REST[pool]

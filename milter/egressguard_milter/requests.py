@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from egressguard.core.hosts import Address, canonical_address
+from egressguard.core.hosts import Address, canonical_address, host_of
 
 MAX_LENGTH = 4096
 COMMANDS = ("status", "clients", "explain", "forgive", "reload")
@@ -58,10 +58,14 @@ def _text(body: dict[str, Any], field: str) -> str:
 def _client(text: str) -> tuple[Address | None, str]:
     """An address, a client's key such as 2001:db8::/64, or another key as the log names it."""
     try:
-        return canonical_address(text.partition("/")[0]), ""
+        address = canonical_address(text.partition("/")[0])
     except ValueError:
         kind = text.partition(" ")[0]
         if kind in KEY_WORDS:
             return None, text.lower() if kind in ("sender", "login") else text
         raise ValueError(f"{text[:80]!r} is no client: write an address, or a key as the log names it, "
                          "such as 'sender a@example.org'") from None
+    if "/" in text and text != host_of(address):
+        raise ValueError(f"{text[:80]!r} is a network and no client: write an address in it, or what its "
+                         "clients share as the log names it, such as 'clients 192.0.2.0/24'")
+    return address, ""

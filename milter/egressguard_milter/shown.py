@@ -43,6 +43,8 @@ def explain(answer: Answer) -> str:
     lines = [f"{answer['client']}: {answer['tier']} (verdict {answer['verdict']}), "
              f"{'named in the policy' if answer['known'] else 'a stranger to the policy'}"
              + (f", group {answer['group']}" if answer["group"] else "")]
+    if answer["key"] != answer["client"]:
+        lines.append(f"  counted as {answer['key']}")
     lines += [f"  {_told(row)}" for row in answer["told"]]
     lines += [f"  {_use(row)}  from {row['source']}" for row in answer["limits"]]
     lines += [f"  {name} at most {row['most']}  from {row['source']}"

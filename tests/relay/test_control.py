@@ -129,6 +129,33 @@ def test_explain_says_how_much_of_a_key_is_used(running: Running) -> None:
     assert running.ask("explain", client="group none")["limits"] == []
 
 
+def test_explain_finds_the_rule_of_the_name_with_which_a_client_was_last_here(running: Running) -> None:
+    running.parts.limits.use(Policy(client=(ClientRule(match=("web.example.org",), messages=500),)))
+    send(running.parts.session("192.0.2.9", "web.example.org"), 1)
+    assert running.ask("explain", client="192.0.2.9")["limits"][0]["most"] == 500
+    assert running.ask("explain", client="192.0.2.9", name="other.example.org")["limits"][0]["most"] == 40
+
+
+def test_explain_says_which_account_pays(running: Running) -> None:
+    running.parts.limits.use(Policy(limits=Base(messages=2), max_clients=1, client=(ClientRule(match=("2001:db8::10",)),)))
+    for address in ("203.0.113.1", "198.51.100.1", "2001:db8::10"):
+        send(running.parts.session(address, now_s=time.monotonic()), 2, time.monotonic())
+    assert running.ask("explain", client="203.0.113.1")["key"] == "203.0.113.1"
+    answer = running.ask("explain", client="198.51.100.7")
+    assert (answer["key"], answer["limits"][0]["used"]) == ("network 198.51.100.0/24", 2)
+    assert "counted as network 198.51.100.0/24" in shown.explain(answer)
+    assert "2001:db8::/64: normal (verdict clean), named in the policy\n  counted as 2001:db8::10\n" \
+        in shown.explain(running.ask("explain", client="2001:db8::10"))
+
+
+@pytest.mark.parametrize("command", ["explain", "forgive"])
+@pytest.mark.parametrize("network", ["192.0.2.0/24", "192.0.2.1/32", "2001:db8::/32", "2001:db8::1/64"])
+def test_a_network_is_not_taken_for_its_first_address(running: Running, command: str, network: str) -> None:
+    with pytest.raises(ControlError, match="is a network and no client"):
+        running.ask(command, client=network)
+    assert running.ask(command, client="2001:db8::/64")["client"] == "2001:db8::/64"
+
+
 def test_forgive_takes_an_address_or_a_key_of_the_log(running: Running) -> None:
     send(running.parts.session("203.0.113.1"), 9)
     assert send(running.parts.session("203.0.113.1"), 9) == 0
