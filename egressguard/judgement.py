@@ -111,7 +111,8 @@ class Judgement:
         for lease in leases.values():
             found = self.reports.more(lease.document, inventory.machine_of,
                                       lambda clients: self.believed(clients, inventory))
-            judged = {host: volume for host, volume in found.items() if host not in inventory.senders}
+            judged = {host: volume for host, volume in found.items()
+                      if volume.mail and host not in inventory.senders}
             changed = detection.judge_reports(self._verdicts, judged, settings, now_s)
             self._later |= dict.fromkeys(changed)
             self._absorb(changed)

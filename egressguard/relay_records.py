@@ -17,7 +17,9 @@ from egressguard.database import Database
 KEPT_WINDOWS = 30 * 144  # thirty days of what hosts did through relays
 MOST_VOLUMES = 2_000_000
 THE_REPORT = ""  # in place of a host: the row that says which report of a relay was seen last
-COUNTED = "relay, host, epoch, sequence, accepted, deferred, recipients, refused, senders, domains"
+COUNTED = ("relay, host, epoch, sequence, accepted, deferred, recipients, refused, senders, domains,"
+           " connections")
+KEPT = "host, window, accepted, deferred, recipients, refused, connections, most_open, most_messages"
 NO_CLIENT = Client(Tier.NORMAL, 0, 0, 0)
 
 
@@ -39,9 +41,9 @@ def put(db: sqlite3.Connection, weighed: Weighed) -> None:
             for (relay, host), (origin, client) in weighed.clients.items() if client is not None]
     rows += [(relay, Host(THE_REPORT), origin.epoch, origin.sequence, NO_CLIENT)
              for relay, origin in weighed.reports.items()]
-    db.executemany(f"INSERT OR REPLACE INTO reported ({COUNTED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (
+    db.executemany(f"INSERT OR REPLACE INTO reported ({COUNTED}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (
         (relay, host, epoch, sequence, c.accepted, c.deferred, c.recipients, c.refused_recipients, c.senders,
-         c.domains) for relay, host, epoch, sequence, c in rows))
+         c.domains, c.connections) for relay, host, epoch, sequence, c in rows))
     if weighed.volumes:
         add_volumes(db, weighed.volumes)
 
@@ -54,10 +56,10 @@ def weighed_reports(database: Database) -> dict[str, Report]:
     origins = {relay: Origin(relay, epoch, sequence) for relay, host, epoch, sequence, *_ in found
                if host == THE_REPORT}
     clients: dict[str, dict[Host, Client]] = {relay: {} for relay in origins}
-    for relay, host, epoch, _, accepted, deferred, recipients, refused, senders, domains in found:
+    for relay, host, epoch, _, accepted, deferred, recipients, refused, senders, domains, begun in found:
         if host != THE_REPORT and relay in origins and epoch == origins[relay].epoch:
             clients[relay][Host(host)] = Client(Tier.NORMAL, 0, accepted, deferred, {}, recipients, refused,
-                                                senders, domains)
+                                                senders, domains, connections=begun)
     return {relay: Report(origin, 0.0, clients[relay]) for relay, origin in origins.items()}
 
 
@@ -67,11 +69,14 @@ def add_volumes(db: sqlite3.Connection, volumes: Mapping[Host, Volume], window: 
     """
     now = db.execute(f"SELECT CAST(strftime('%s', 'now') AS INTEGER) / {WINDOW_S}").fetchone()[0]
     db.executemany(
-        "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (host, window) DO UPDATE SET"
+        f"INSERT INTO volume ({KEPT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (host, window) DO UPDATE SET"
         " accepted = accepted + excluded.accepted, deferred = deferred + excluded.deferred,"
-        " recipients = recipients + excluded.recipients, refused = refused + excluded.refused",
-        ((host, now if window is None else window, v.accepted, v.deferred, v.recipients, v.refused)
-         for host, v in volumes.items()))
+        " recipients = recipients + excluded.recipients, refused = refused + excluded.refused,"
+        " connections = connections + excluded.connections, most_open = max(most_open, excluded.most_open),"
+        " most_messages = max(most_messages, excluded.most_messages)",
+        ((host, now if window is None else window, v.accepted, v.deferred, v.recipients, v.refused,
+          v.connections, v.most_open, v.most_messages) for host, v in volumes.items()))
     db.execute("DELETE FROM volume WHERE window < ?", (now - KEPT_WINDOWS,))
     _drop_oldest(db)
 
@@ -86,9 +91,9 @@ def _drop_oldest(db: sqlite3.Connection) -> None:
 
 def volumes_of(database: Database) -> dict[Host, dict[int, Volume]]:
     """What each host did through relays, by window. Raises DatabaseError."""
-    rows = database.rows("SELECT host, window, accepted, deferred, recipients, refused FROM volume"
-                         " ORDER BY host, window")
+    rows = database.rows(f"SELECT {KEPT} FROM volume ORDER BY host, window")
     found: dict[Host, dict[int, Volume]] = {}
-    for host, window, *counts in rows:
-        found.setdefault(Host(host), {})[window] = Volume(*counts)
+    for host, window, accepted, deferred, recipients, refused, *more in rows:
+        volume = Volume(accepted, deferred, recipients, refused, 0, 0, *more)
+        found.setdefault(Host(host), {})[window] = volume
     return found

@@ -18,7 +18,7 @@ from egressguard.config import DEFAULT_PATH, read_site
 from egressguard.core.errors import EgressguardError
 from egressguard.core.hosts import Host
 from egressguard.core.settings import Settings
-from egressguard.core.tuning import TARGET, Proposal, missing, proposals
+from egressguard.core.tuning import PEAKS, TARGET, Proposal, missing, proposals
 from egressguard.core.volumes import WINDOW_S, Volume
 from egressguard.database import Database
 from egressguard.relay_records import volumes_of
@@ -64,8 +64,11 @@ def _text(found: Found, history: History, settings: Settings) -> str:
         lines.append(f"{host} {names.get(host, '')}".rstrip())
         for p in ours:
             least = "; a limit was at work, so more may be wanted" if p.least else ""
-            lines.append(f"  {p.kind} = {p.limit}: would have delayed {p.delayed} of {p.total} "
-                         f"({p.share:.2%}) in {p.windows} windows, the largest {p.largest}{least}")
+            of = f"{p.total} ({p.share:.2%}) in {p.windows} windows" if p.kind not in PEAKS else \
+                f"{p.total} windows ({p.share:.2%})"
+            done = "have been exceeded in" if p.kind in PEAKS else "have delayed"
+            lines.append(f"  {p.kind} = {p.limit}: would {done} {p.delayed} of {of}, the largest "
+                         f"{p.largest}{least}")
         lines += [f"  {kind}: no proposal, {why}" for kind, why in missing(history[host], ours).items()]
     return "\n".join(lines) or "No relay has reported anything yet: there is nothing to learn from."
 

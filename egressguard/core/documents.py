@@ -24,6 +24,8 @@ MAX_NAME_LENGTH = 255
 MAX_LIFETIME_S = 86400.0
 MOST_LATEST = 8  # destinations that a router names of a host
 MAX_LIMITS = 32  # of a relay, that a report may count deferrals by
+LEAST_VOLUMES, MOST_VOLUMES = 5, 8  # that an earlier relay has told of a client, and that are known here
+MAX_FIELDS = 32  # of a client: a later relay may say more of it than is known here
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Client:
 
     `accepted` and `deferred` are messages; `deferred_by` counts deferrals per limit, of whatever kind.
     `senders` and `domains` are estimates of how many different envelope senders and recipient domains there
-    were; `declared_bytes` is what the client announced with SIZE.
+    were; `declared_bytes` is what the client announced with SIZE. `connections` are those that were let in;
+    `most_open` at once and `most_messages` in one are of the last minute or two.
     """
 
     tier: Tier
@@ -83,6 +86,9 @@ class Client:
     senders: int = 0
     domains: int = 0
     declared_bytes: int = 0
+    connections: int = 0
+    most_open: int = 0
+    most_messages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,8 @@ def decode_bulletin(text: str) -> Bulletin:
 def encode_report(report: Report) -> str:
     """`report` as one line of JSON, equal reports as equal text."""
     return _encode(report, {host: [str(c.tier), c.limit, c.accepted, c.deferred, dict(c.deferred_by),
-                                   c.recipients, c.refused_recipients, c.senders, c.domains, c.declared_bytes]
+                                   c.recipients, c.refused_recipients, c.senders, c.domains, c.declared_bytes,
+                                   c.connections, c.most_open, c.most_messages]
                             for host, c in report.clients.items()})
 
 
@@ -139,10 +146,10 @@ def _client(value: Any) -> Client:
     counts = (limit, accepted, deferred, *volumes, *deferred_by.values())
     if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
         raise ValueError("a count must be a whole number, not negative")
-    if len(volumes) != 5 or len(deferred_by) > MAX_LIMITS:
+    if not LEAST_VOLUMES <= len(volumes) <= MAX_FIELDS or len(deferred_by) > MAX_LIMITS:
         raise ValueError("no such client")
     by_limit = {_name(name): count for name, count in deferred_by.items()}
-    return Client(Tier(tier), limit, accepted, deferred, by_limit, *volumes)
+    return Client(Tier(tier), limit, accepted, deferred, by_limit, *volumes[:MOST_VOLUMES])
 
 
 def _tried(value: Any) -> Tried:

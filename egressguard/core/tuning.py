@@ -1,23 +1,26 @@
 """What limit would have delayed just a few of a web server's messages: learnt from what relays have reported.
 
-History has counts per window of ten minutes, and no more than relays report (`UNKNOWN`). Whatever is over a
-limit waits and comes in the next window, so the share that would have been delayed follows from the counts
-alone. It is a model: windows stand still while a relay's slide, so a burst across a boundary is delayed a
-little more than is said here.
+History has counts per window of ten minutes. Whatever is over a limit waits and comes in the next window, so
+the share that would have been delayed follows from the counts alone. It is a model: windows stand still while
+a relay's slide, so a burst across a boundary is delayed a little more than is said here. Of connections that
+are open at once, and of messages in one, history has the most in each window: there the target is a share of
+windows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from egressguard.core.volumes import Volume
 
 TARGET = 0.01
 ENOUGH_WINDOWS = 12  # two hours with mail: with less there is nothing to learn from
-KINDS = ("messages", "recipients", "refused_recipients")
+COUNTS: Mapping[str, Callable[[Volume], int]] = {
+    "messages": lambda v: v.accepted, "recipients": lambda v: v.recipients,
+    "refused_recipients": lambda v: v.refused, "connections": lambda v: v.connections}
+PEAKS: Mapping[str, Callable[[Volume], int]] = {
+    "open_connections": lambda v: v.most_open, "messages_per_connection": lambda v: v.most_messages}
 KNOWN_SHARE = 0.5  # of messages whose own recipients must be known
 # Why there is no proposal for a limit of the relay.
-UNKNOWN = dict.fromkeys(("connections", "open_connections", "messages_per_connection"),
-                        "relays report nothing of it, so history has no data")
 FEW_ALONE = {"recipients_per_message": "history has the recipients of a window, and too few windows in which "
                                       "these tell how many each message had"}
 
@@ -25,7 +28,7 @@ FEW_ALONE = {"recipients_per_message": "history has the recipients of a window, 
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A limit for one kind, per window or per message, and what it would have done: `delayed` of `total`, in
-    `windows`.
+    `windows`. Of `PEAKS`, windows are what is counted.
 
     `least` is whether a relay's limit was at work already: then what was wanted is more than what was seen.
     """
@@ -46,15 +49,16 @@ class Proposal:
 
 def proposals(history: Mapping[int, Volume], target: float = TARGET) -> list[Proposal]:
     """A proposal for each kind that there is enough history of; `history` is by window."""
-    columns = {"messages": [v.accepted for v in history.values()],
-               "recipients": [v.recipients for v in history.values()],
-               "refused_recipients": [v.refused for v in history.values()]}
     held = any(volume.deferred for volume in history.values())
     found = []
-    for kind in KINDS:
-        counts = dict(zip(history, columns[kind], strict=True))
+    for kind, count in COUNTS.items():
+        counts = {window: count(volume) for window, volume in history.items()}
         if sum(n > 0 for n in counts.values()) >= ENOUGH_WINDOWS:
             found.append(_proposal(kind, counts, target, held))
+    for kind, most in PEAKS.items():
+        peaks = sorted(n for n in map(most, history.values()) if n > 0)
+        if len(peaks) >= ENOUGH_WINDOWS:
+            found.append(_of_peaks(kind, peaks, target, held))
     return found + _per_message(history, target, held)
 
 
@@ -62,10 +66,16 @@ def missing(history: Mapping[int, Volume], found: Sequence[Proposal]) -> dict[st
     """Why there is no proposal for the other limits, by name."""
     few = f"mail in fewer than {ENOUGH_WINDOWS} windows of ten minutes"
     windows, proposed = history.values(), {proposal.kind for proposal in found}
-    seen = {"messages": any(v.accepted for v in windows), "recipients": any(v.recipients for v in windows),
-            "refused_recipients": any(v.refused for v in windows)}
-    reasons = {kind: f"too little history: {few}" if seen[kind] else "there was none" for kind in KINDS}
-    return {kind: why for kind, why in {**reasons, **FEW_ALONE, **UNKNOWN}.items() if kind not in proposed}
+    reasons = {kind: f"too little history: {few}" if any(map(count, windows)) else "relays have told of none"
+               for kind, count in {**COUNTS, **PEAKS}.items()}
+    return {kind: why for kind, why in {**reasons, **FEW_ALONE}.items() if kind not in proposed}
+
+
+def _of_peaks(kind: str, peaks: Sequence[int], target: float, held: bool) -> Proposal:
+    """The smallest limit that at most the target share of windows have been above; `peaks` are sorted."""
+    limit = peaks[len(peaks) - 1 - int(target * len(peaks))]
+    over = sum(peak > limit for peak in peaks)
+    return Proposal(kind, limit, len(peaks), over, len(peaks), peaks[-1], held)
 
 
 def _per_message(history: Mapping[int, Volume], target: float, held: bool) -> list[Proposal]:

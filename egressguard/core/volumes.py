@@ -28,6 +28,7 @@ class Volume(NamedTuple):
     """What a host did through a relay between two reports; `domains` is how many there were in all.
 
     `deferred` are messages that were told to come back, `refused` recipients that the MTA refused.
+    `most_open` connections were there at once, and `most_messages` came in one of them.
     """
 
     accepted: int = 0
@@ -36,6 +37,14 @@ class Volume(NamedTuple):
     refused: int = 0
     senders: int = 0
     domains: int = 0
+    connections: int = 0
+    most_open: int = 0
+    most_messages: int = 0
+
+    @property
+    def mail(self) -> bool:
+        """Whether anything was mailed, or tried to be: who only connects is no evidence."""
+        return any(self[:5])
 
 
 NONE = Volume()
@@ -53,7 +62,7 @@ def between(before: Report | None, report: Report) -> dict[Host, Volume]:
     volumes = {}
     for host, client in report.clients.items():
         volume = _increase(before.clients.get(host) if same else None, client)
-        if any(volume[:5]):
+        if volume.mail or volume.connections:
             volumes[host] = volume
     return volumes
 
@@ -64,12 +73,20 @@ def _increase(old: Client | None, new: Client) -> Volume:
     if now.accepted < before.accepted or now.recipients < before.recipients:
         before = NONE
     more = Volume(*(min(MAX_COUNT, max(0, b - a)) for a, b in zip(before, now, strict=True)))
-    return more._replace(domains=min(MAX_COUNT, new.domains))
+    return more._replace(domains=now.domains, most_open=now.most_open, most_messages=now.most_messages)
 
 
 def _counts(client: Client) -> Volume:
     return Volume(client.accepted, client.deferred, client.recipients, client.refused_recipients,
-                  client.senders, client.domains)
+                  client.senders, *(min(MAX_COUNT, n) for n in (client.domains, client.connections,
+                                                                client.most_open, client.most_messages)))
+
+
+def _both(one: Volume, other: Volume) -> Volume:
+    """What two of one machine's keys did, or one did twice; the most stays the most of either."""
+    added = Volume(*(a + b for a, b in zip(one, other, strict=True)))
+    return added._replace(most_open=max(one.most_open, other.most_open),
+                          most_messages=max(one.most_messages, other.most_messages))
 
 
 def joined(volumes: Mapping[Host, Volume], machine_of: Mapping[Host, Host]) -> dict[Host, Volume]:
@@ -78,14 +95,13 @@ def joined(volumes: Mapping[Host, Volume], machine_of: Mapping[Host, Host]) -> d
     for key, found in volumes.items():
         host = machine_of.get(key, key)
         old = result.get(host)
-        result[host] = found if old is None else Volume(*(a + b for a, b in zip(old, found, strict=True)))
+        result[host] = found if old is None else _both(old, found)
     return result
 
 
 def summed(one: Mapping[Host, Volume], other: Mapping[Host, Volume]) -> dict[Host, Volume]:
     """What both say together."""
-    both = {host: Volume(*(a + b for a, b in zip(one.get(host, NONE), volume, strict=True)))
-            for host, volume in other.items()}
+    both = {host: _both(one.get(host, NONE), volume) for host, volume in other.items()}
     return {**one, **both}
 
 

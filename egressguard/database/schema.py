@@ -42,6 +42,11 @@ CREATE INDEX volume_window ON volume (window);
 CREATE TABLE reported (relay TEXT, host TEXT, epoch INTEGER, sequence INTEGER, accepted INTEGER,
                        deferred INTEGER, recipients INTEGER, refused INTEGER, senders INTEGER,
                        domains INTEGER, PRIMARY KEY (relay, host)) WITHOUT ROWID;
+""", """
+ALTER TABLE reported ADD COLUMN connections INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE volume ADD COLUMN connections INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE volume ADD COLUMN most_open INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE volume ADD COLUMN most_messages INTEGER NOT NULL DEFAULT 0;
 """)
 # Numbers that a file gives anew; and what stays behind: what is in force is written down again.
 OWN_NUMBERS = frozenset({("history", "id"), ("outbox", "number")})

@@ -53,6 +53,7 @@ class Reports:
                        if limit not in ("connections", "open_connections", "sessions"))
         return Client(standing.tier, standing.limit, tally.accepted, messages, dict(tally.deferred),
                       tally.recipients, tally.refused_recipients, distinct(tally.senders),
-                      distinct(tally.domains), tally.declared_bytes)
+                      distinct(tally.domains), tally.declared_bytes, tally.connections,
+                      max(tally.open, tally.most_open.most(now_s)), tally.most_messages.most(now_s))
 
 

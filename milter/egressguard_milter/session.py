@@ -63,6 +63,8 @@ class Session:
             self._tallies.met(self._allowance.host, self._address, name)
         decision, self._connection = self._limits.open(self._allowance, now_s)
         self._refusal = None if decision.accepted else decision
+        if self._connection is not None:
+            self._tallies.connected(self._allowance.host, now_s)
         return self._told(decision)
 
     def mail(self, sender: str, login: str, declared_bytes: int, now_s: float) -> Decision:
@@ -138,7 +140,7 @@ class Session:
         self._limits.settle(transaction.hold, recipients, now_s)
         self._messages += 1
         self._tallies.accepted(self._allowance.host, transaction.sender, recipients, transaction.domains,
-                               transaction.declared_bytes)
+                               transaction.declared_bytes, self._messages, now_s)
         host, tier, verdict, *_ = transaction.scaled.accepted
         return Decision(host, tier, verdict, "", host, 0, self._messages)
 
@@ -152,6 +154,7 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._limits.close(connection, now_s)
+            self._tallies.gone(self._allowance.host, now_s)
 
     def _look_up(self) -> None:
         self._directory = self._limits.directory

@@ -18,6 +18,33 @@ MAX_LIMITS = 100  # told apart in the metrics
 
 
 @dataclass(slots=True)
+class Peak:
+    """The most that there was of something, in the last whole minute and in the one that goes on.
+
+    A report that is lost costs nothing so, and one of a quiet time tells nothing of a busy one.
+    """
+
+    minute: int = 0
+    now: int = 0
+    before: int = 0
+
+    def saw(self, count: int, now_s: float) -> None:
+        """There were so many at `now_s`."""
+        self._turn(int(now_s // 60))
+        self.now = max(self.now, count)
+
+    def most(self, now_s: float) -> int:
+        """The most by `now_s`; another thread asks than counts."""
+        minutes = int(now_s // 60) - self.minute
+        return 0 if minutes > 1 else self.now if minutes == 1 else max(self.now, self.before)
+
+    def _turn(self, minute: int) -> None:
+        if minute != self.minute:
+            self.before = self.now if minute == self.minute + 1 else 0
+            self.minute, self.now = minute, 0
+
+
+@dataclass(slots=True)
 class Tally:
     """One client since it was first seen."""
 
@@ -28,6 +55,10 @@ class Tally:
     deferred: dict[str, int] = field(default_factory=dict)
     senders: int = 0
     domains: int = 0
+    connections: int = 0
+    open: int = 0
+    most_open: Peak = field(default_factory=Peak)
+    most_messages: Peak = field(default_factory=Peak)
 
 
 class Tallies:
@@ -53,8 +84,27 @@ class Tallies:
         with self._lock:
             return self._met.get(host) or (address_of_host(host), "")
 
-    def accepted(self, host: Host, sender: str, recipients: int, domains: int, declared_bytes: int) -> None:
-        """A message was accepted for so many recipients; `domains` has the `bit` of each domain."""
+    def connected(self, host: Host, now_s: float) -> None:
+        """A client was let in."""
+        with self._lock:
+            tally = self._of(host)
+            tally.connections += 1
+            tally.open += 1
+            tally.most_open.saw(tally.open, now_s)
+
+    def gone(self, host: Host, now_s: float) -> None:
+        """It has left; what was forgotten meanwhile has none open."""
+        with self._lock:
+            tally = self._tallies.get(host)
+            if tally is not None and tally.open:
+                tally.most_open.saw(tally.open, now_s)
+                tally.open -= 1
+
+    def accepted(self, host: Host, sender: str, recipients: int, domains: int, declared_bytes: int,
+                 messages: int, now_s: float) -> None:
+        """A message was accepted for so many recipients; `domains` has the `bit` of each domain, and
+        `messages` have come in this connection.
+        """
         with self._lock:
             self.accepted_total += 1
             tally = self._of(host)
@@ -63,6 +113,7 @@ class Tallies:
             tally.declared_bytes += declared_bytes
             tally.senders |= bit(sender)
             tally.domains |= domains
+            tally.most_messages.saw(messages, now_s)
 
     def deferred(self, host: Host, limit: str) -> None:
         """A client was told to come back."""

@@ -127,5 +127,7 @@ def test_what_a_real_relay_reports_is_history_to_tune_from(
 
     wait_until(lambda: sum(v.accepted for v in kept(site)) == LIMIT, "history", timeout_s=90)
     assert sum(v.deferred for v in kept(site)) >= 2
+    assert sum(v.connections for v in kept(site)) >= 1 <= max(v.most_open for v in kept(site))
+    assert max(v.most_messages for v in kept(site)) >= 1
     done = site.egressguard("tune")
     assert (done.returncode, "198.51.100.11 web1\n  messages: no proposal, too little history" in done.stdout) == (0, True), done.stderr

@@ -221,10 +221,11 @@ def test_a_report_says_what_a_client_did_and_what_is_done_with_it(path: Path) ->
     session.recipient_refused(100.0)
     assert router.report().clients == {
         HOST: Client(Tier.TIGHTENED, 4, 0, 0),
-        OTHER: Client(Tier.TIGHTENED, 4, 5, 0, recipients=15, senders=2, domains=1)}
+        OTHER: Client(Tier.TIGHTENED, 4, 5, 0, recipients=15, senders=2, domains=1, connections=1, most_open=1,
+                      most_messages=5)}
     relay.watch.start()
     relay.watch.stop()
-    assert router.report().clients[OTHER] == Client(Tier.TIGHTENED, 4, 5, 1, {"messages": 1}, 15, 1, 2, 1)
+    assert router.report().clients[OTHER] == Client(Tier.TIGHTENED, 4, 5, 1, {"messages": 1}, 15, 1, 2, 1, 0, 1, 1, 5)
 
 
 def test_a_report_is_left_at_every_change_and_otherwise_now_and_then(path: Path) -> None:

@@ -25,7 +25,8 @@ hosts = names.map(Host)
 counts = st.integers(0, 2**62)
 lifetimes = st.floats(0.1, 86400)
 bulletins = st.builds(Bulletin, origins, lifetimes, st.dictionaries(hosts, st.sampled_from(State)))
-clients = st.builds(Client, st.sampled_from(Tier), counts, counts, counts)
+clients = st.builds(Client, st.sampled_from(Tier), counts, counts, counts, connections=counts, most_open=counts,
+                    most_messages=counts)
 reports = st.builds(Report, origins, lifetimes, st.dictionaries(hosts, clients))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -65,3 +66,14 @@ def test_a_forged_field_is_a_value_error_or_a_document(bulletin: Bulletin, key: 
 def test_a_lease_cannot_be_for_ever(lifetime: str) -> None:
     with pytest.raises(ValueError, match="lifetime"):
         decode_bulletin(f'{{"name":"r","epoch":1,"sequence":1,"lifetime_s":{lifetime},"entries":{{}}}}')
+
+
+@pytest.mark.parametrize(("volumes", "known"), [
+    ([5, 1, 1, 1, 9], Client(Tier.NORMAL, 40, 5, 0, {}, 5, 1, 1, 1, 9)),
+    ([5, 1, 1, 1, 9, 7, 3, 2], Client(Tier.NORMAL, 40, 5, 0, {}, 5, 1, 1, 1, 9, 7, 3, 2)),
+    ([5, 1, 1, 1, 9, 7, 3, 2, 99], Client(Tier.NORMAL, 40, 5, 0, {}, 5, 1, 1, 1, 9, 7, 3, 2)),
+])
+def test_a_report_of_an_earlier_relay_is_read_and_so_is_one_of_a_later(volumes: list[int], known: Client) -> None:
+    body = {"name": "relay", "epoch": 1, "sequence": 1, "lifetime_s": 30,
+            "entries": {"198.51.100.12": ["normal", 40, 5, 0, {}, *volumes]}}
+    assert decode_report(json.dumps(body)).clients == {Host("198.51.100.12"): known}

@@ -52,7 +52,8 @@ ALL = {"connections", "messages", "recipients", "refused_recipients", "open_conn
        "messages_per_connection"}
 
 
-@given(st.lists(st.builds(Volume, st.integers(0, 3), st.just(0), st.integers(0, 5), st.integers(0, 1)), max_size=40))
+@given(st.lists(st.builds(Volume, st.integers(0, 3), st.just(0), st.integers(0, 5), st.integers(0, 1), st.just(0),
+                          st.just(0), st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), max_size=40))
 def test_each_limit_of_a_relay_is_proposed_or_it_is_said_why_not(windows: list[Volume]) -> None:
     assert {*RATES, *LEVELS} == ALL, "a new limit must be proposed, or be named as one without data"
     history = dict(enumerate(windows))
@@ -67,6 +68,24 @@ def test_recipients_of_a_message_are_learnt_where_a_window_had_but_one(sizes: li
     [found] = [p for p in proposals(history, target) if p.kind == "recipients_per_message"]
     assert found.delayed == sum(size > found.limit for size in sizes) <= target * len(sizes)
     assert found.limit == 1 or sum(size > found.limit - 1 for size in sizes) > target * len(sizes)
+
+
+@given(st.lists(st.integers(1, 50), min_size=20, max_size=300), st.sampled_from([0.0, 0.01, 0.1]))
+def test_what_is_open_at_once_and_comes_in_one_connection_is_exceeded_in_the_target_share_of_windows(
+        peaks: list[int], target: float) -> None:
+    history = {n: Volume(1, most_open=peak, most_messages=2 * peak) for n, peak in enumerate(peaks)}
+    found = {p.kind: p for p in proposals(history, target)}
+    for kind, times in (("open_connections", 1), ("messages_per_connection", 2)):
+        limit = found[kind].limit
+        assert found[kind].delayed == sum(times * peak > limit for peak in peaks) <= target * len(peaks)
+        assert limit == times * min(peaks) or sum(times * peak >= limit for peak in peaks) > target * len(peaks)
+
+
+def test_connections_wait_as_messages_do() -> None:
+    history = {n: Volume(9, connections=3 + (n == 50) * 30) for n in range(100)}
+    [found] = [p for p in proposals(history, 0.1) if p.kind == "connections"]
+    assert found.delayed == delayed([v.connections for v in history.values()], found.limit)
+    assert 3 <= found.limit < 33
 
 
 def test_recipients_of_a_message_are_not_guessed_from_a_windows_mean() -> None:
@@ -107,7 +126,7 @@ def site(tmp_path: Path) -> Path:
     database = Database(tmp_path / "d.db", "boot")
     for n in range(200):
         with database.transaction() as db:
-            add_volumes(db, {Host("198.51.100.11"): Volume(5 + (n % 40 == 0) * 60, 0, 6, 0),
+            add_volumes(db, {Host("198.51.100.11"): Volume(5 + (n % 40 == 0) * 60, 0, 6, 0, 0, 0, 4, 2 + n % 2, 3),
                              Host("198.51.100.12"): Volume(3, 0, 3, 0),
                              Host("192.0.2.10"): Volume(500, 0, 500, 0)}, 10**9 + n)
     database.close()
@@ -121,13 +140,17 @@ def test_a_policy_is_proposed_and_written_and_a_rule_of_ones_own_is_left_alone(t
     assert done.exit_code == 0, done.output
     assert "198.51.100.11 web1\n  messages = " in done.output
     assert "192.0.2.10" not in done.output, "a sender has no limit of this kind"
-    for kind in ("connections", "open_connections", "messages_per_connection"):
-        assert f"  {kind}: no proposal, relays report nothing of it" in done.output
-    assert "  refused_recipients: no proposal, there was none" in done.output
+    assert "  connections = 4: would have delayed 0 of 800 (0.00%) in 200 windows, the largest 4\n" in done.output
+    assert "  open_connections = 3: would have been exceeded in 0 of 200 windows (0.00%), the largest 3\n" in done.output
+    assert "198.51.100.12 web2\n  messages = 3" in done.output
+    for kind in ("connections", "open_connections", "messages_per_connection", "refused_recipients"):
+        assert f"  {kind}: no proposal, relays have told of none" in done.output
     written = tomllib.loads(policy.read_text())
     assert policy.read_text().startswith("# mine\n")
     assert [c["match"][0] for c in written["client"]] == ["198.51.100.12", "198.51.100.11"]
-    assert written["client"][1]["messages"] > 5
+    limits = written["client"][1]
+    assert limits["messages"] > 5
+    assert [limits[kind] for kind in ("connections", "open_connections", "messages_per_connection")] == [4, 3, 3]
     again = policy.read_text()
     assert CliRunner().invoke(cli, ["tune", "--config", str(config), "--write", str(policy)]).exit_code == 0
     assert policy.read_text() == again, "written twice is written once"
