@@ -16,7 +16,7 @@ from egressguard.boot import boot_id, now_s
 from egressguard.config import Site, read_site
 from egressguard.configurations import Configurations
 from egressguard.core import detection, orders
-from egressguard.core.errors import EgressguardError, KernelError
+from egressguard.core.errors import EgressguardError, ExchangeError, KernelError
 from egressguard.core.hosts import Host, canonical_address, host_of
 from egressguard.core.orders import Order
 from egressguard.core.settings import Settings
@@ -24,6 +24,7 @@ from egressguard.core.verdict import State
 from egressguard.core.wanted import kept
 from egressguard.database import Database
 from egressguard.enforcement import Enforcement
+from egressguard.exchange import open_exchange
 from egressguard.kernel import Netfilter
 from egressguard.kernel.links import read_addresses
 from egressguard.last_good import LastGood
@@ -73,7 +74,10 @@ def give(config: Path, order: Order) -> str:
 
 
 def end(config: Path, host: Host | None, reason: str) -> str:
-    """Ends every order on `host` before its time, and forgives it; with None, ends the opening."""
+    """Ends every order on `host` before its time, and forgives it; with None, ends the opening.
+
+    Says which other routers judge it as well, since relays go by the worst.
+    """
     with in_force(config) as (site, database, enforcement):
         standing = database.orders(now_s())
         ended = [o for o in standing if _concerns(o, host, site.settings)]
@@ -87,7 +91,24 @@ def end(config: Path, host: Host | None, reason: str) -> str:
                             detection.release(judged, now_s()) if judged is not None else None)
         if ended:
             _carry_out(enforcement)
-    return "\n".join([*(f"ended: {order.describe()}" for order in ended), *([f"forgiven: {first}"] * bad)])
+    return "\n".join([*(f"ended: {order.describe()}" for order in ended), *([f"forgiven: {first}"] * bad),
+                      *(elsewhere(first, site.settings) if first is not None else ())])
+
+
+def elsewhere(host: Host, settings: Settings) -> list[str]:
+    """What other routers have said of `host` last, a line each; nothing while nobody can be asked."""
+    machine_of = settings.machine_of()
+    try:
+        exchange = open_exchange(settings.exchange, settings.exchange_key, read_only=True)
+        try:
+            found = {bulletin.origin.name: state for bulletin in exchange.bulletins()
+                     for key, state in bulletin.verdicts.items() if machine_of.get(key, key) == host}
+        finally:
+            exchange.close()
+    except ExchangeError:
+        return []
+    return [f"router {name} says that it is {state}: release it there as well"
+            for name, state in sorted(found.items()) if name != settings.router]
 
 
 def _concerns(order: Order, host: Host | None, settings: Settings) -> bool:
