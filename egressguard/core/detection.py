@@ -228,7 +228,7 @@ def _queued(past: Past, quiet_s: float, fresh: list[str], retried: tuple[str, ..
     if q is None:
         return past
     if fresh and q.budget and queue.relays_on(q, relayed_s, now_s):
-        q = queue.closed(q, gained)  # it still mails through the relay, so it has not lost its way there
+        q = queue.refuted(q, gained)  # it still mails through the relay, so it has not lost its way there
     q = queue.after(q, fresh, retried, unknown, gained, w.new, now_s)
     # Whom the site has just shut out may be led to the relay now, and is meant to arrive there.
     if (fresh or unknown) and gained >= w.compromised and not settling:

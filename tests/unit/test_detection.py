@@ -312,6 +312,20 @@ def test_a_bot_that_uses_both_doors_is_found_by_the_mail_that_goes_on_though_the
     assert both_doors(50)[WEB].state is State.COMPROMISED
 
 
+def retried_after_both_doors() -> State:
+    """Such a bot tries all that it has tried twice again, after some minutes."""
+    verdicts = both_doors(50)
+    for at_s in (3900.0, 4200.0):
+        verdicts |= judge(verdicts, {WEB: Attempts(50, (), 0, names(0, 50))}, SETTINGS, at_s)
+    return verdicts[WEB].told
+
+
+def test_nor_does_it_acquit_itself_by_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert retried_after_both_doors() is State.COMPROMISED
+    monkeypatch.setattr(queue, "refuted", queue.closed)
+    assert retried_after_both_doors() is not State.COMPROMISED, "the mutant"
+
+
 def test_without_what_relays_tell_it_would_have_its_whole_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "relays_on", lambda *_: False)
     assert both_doors(100)[WEB].state is State.CLEAN
