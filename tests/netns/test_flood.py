@@ -128,7 +128,14 @@ def a_quarantined_host_is_counted_as_such(scene: Scene, text: str) -> None:
     assert scene.firewall.counters()["quarantined"] == sent
 
 
+def with_a_long_memory(text: str) -> str:
+    """Or a slow machine has forgotten the flood before what is sent after it."""
+    assert "timeout 1s" in text
+    return text.replace("timeout 1s", "timeout 1m")
+
+
 def other_ports_are_another_matter(scene: Scene, text: str) -> None:
+    text = with_a_long_memory(text)
     network = "198.51.100.0/24" if scene.family == 4 else "2001:db8:0:12::/64"
     scene.load(text, "observe", "\nadd element inet egressguard smtp_ports { 587 }\n"
                f"add element inet egressguard group_enforce{scene.family} {{ 587 . {network} }}\n")
@@ -146,7 +153,7 @@ def received(datagrams: socket.socket) -> bytes:
 
 
 def what_is_not_tcp_passes_in_the_middle_of_it(scene: Scene, text: str) -> None:
-    scene.load(text)
+    scene.load(with_a_long_memory(text))
     target = str(addresses([TARGETS[scene.family]])[0])
     kind = socket.AF_INET if scene.family == 4 else socket.AF_INET6
     scene.send()
