@@ -3,7 +3,7 @@ trial, and the standing orders, with what exists on this machine of what they na
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from egressguard.config import Site
@@ -43,13 +43,25 @@ class Desired:
 
     def differing_from(self, former: Site, now_s: float) -> Changes:
         """What differs from what a `former` site and the orders ask for; nothing while the latter are not
-        known. Ports and control groups that exist are not looked at.
+        known. Ports of bridges that are gone meanwhile are left out.
         """
-        standing, here = self.standing(now_s), Here(former.settings, former.uids)
+        standing = self.standing(now_s)
         if standing is None:
             return ()
-        return (*plan.diff(self._kernel.sets(), wanted.elements(self._table, here)),
-                *plan.lease_diff(self._kernel.leases(), wanted.leases(self._table, standing, here)))
+        here = replace(self._here(), settings=former.settings, uids=former.uids)
+        gone = self._gone(here)
+        have = {name: frozenset(e for e in found if not gone(name, e))
+                for name, found in self._kernel.sets().items()}
+        leases = {name: {e: left_s for e, left_s in found.items() if not gone(name, e)}
+                  for name, found in self._kernel.leases().items()}
+        return (*plan.diff(have, wanted.elements(self._table, here)),
+                *plan.lease_diff(leases, wanted.leases(self._table, standing, here)))
+
+    def _gone(self, here: Here) -> Callable[[str, Element], bool]:
+        """Tells an element of a set that is about a port which no bridge has now."""
+        ports = {port for found in here.ports.values() for port in found}
+        return lambda name, element: (self._table is BRIDGE and self._table.fields(name)[0] == "ifname"
+                                      and element[0] not in ports)
 
     def everything(self, now_s: float) -> Changes:
         """Every element, for a table that is made anew."""

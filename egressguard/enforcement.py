@@ -32,6 +32,7 @@ LOOK_S = 2.0  # at most so often into the sets that packets write
 FULL_COMPARE_S = 5.0  # also without a new generation: an event can be lost, a comparison cannot
 LOOSENING_LEASES = frozenset(LEASED) - {"quarantine4", "quarantine6"}
 ELEMENTS = "set elements differed"
+COMING_AND_GOING = ("own_cgroup", "own_mac", "any_mac")  # with what they name, without anybody's doing wrong
 
 
 class Enforcement:
@@ -347,17 +348,15 @@ class Enforcement:
         return Deviation("set elements were changed while no daemon ran", loose(changes)) if changes else None
 
     def _enforced(self, former: Site) -> str:
-        """What this version makes of the `former` configuration's rules."""
-        if self.table is not ROUTER:
+        """What this version makes of the `former` configuration's rules; empty where it asks for none."""
+        if self.table not in wanted.tables(former.settings):
             return ""
         return self.kernel.expected(rules_of(former.settings, former.rules, self.table)).fingerprint
 
     def _others_elements(self, now_s: float, former: Site) -> Changes:
         """What lets more through than `former` and the orders; what comes and goes by itself is left out."""
-        if self.table is not ROUTER:
-            return ()
         changes = self._desired.differing_from(former, now_s)
-        return tuple(change for change in changes if change.set_name != "own_cgroup" and loose((change,)))
+        return tuple(c for c in changes if c.set_name not in COMING_AND_GOING and loose((c,)))
 
     def ensure(self, now_s: float) -> Deviation | None:
         """The same for this table and those beside it; tells what was wrong, if anything."""

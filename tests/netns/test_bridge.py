@@ -184,6 +184,48 @@ def exposures(site: BridgedDeployment) -> list[dict[str, str]]:
     return [line for line in listed if line["kind"] == "exposure"]
 
 
+WHILE_DEAD = {
+    'add element bridge egressguard allow4 { "vnet2" . 198.51.100.12 }': "bridge: set elements were changed while no daemon ran",
+    "delete element netdev egressguard blocked_ports { 25 }": "netdev: set elements were changed while no daemon ran",
+    "insert rule bridge egressguard egress_bridge accept": "bridge: the table was edited while no daemon ran",
+}
+
+
+def an_edit_while_no_daemon_runs_is_told(site: BridgedDeployment, harm: str) -> None:
+    site.amend("", '[last_line]\ninterfaces = ["uplink"]')
+    daemon = site.start_router()
+    daemon.terminate()
+    daemon.wait(30)
+    nft(site, harm)
+    site.start_router()
+    wait_until(lambda: site.status()[0] == 0, "all to be right")
+    assert [line["why"].partition(", by")[0] for line in exposures(site)] == [WHILE_DEAD[harm]]
+
+
+@pytest.mark.parametrize("harm", WHILE_DEAD)
+def test_an_edit_of_the_tables_beside_while_no_daemon_runs_is_an_exposure_too(site: BridgedDeployment, harm: str) -> None:
+    an_edit_while_no_daemon_runs_is_told(site, harm)
+
+
+@pytest.mark.parametrize("harm", list(WHILE_DEAD)[:2])
+def test_mutant_a_start_that_compares_the_routers_elements_alone_is_noticed(site: BridgedDeployment, harm: str) -> None:
+    site.change = ("from egressguard.enforcement import ROUTER, Enforcement as E; f = E._others_elements\n"
+                   "E._others_elements = lambda self, now_s, former: f(self, now_s, former) if self.table is ROUTER else ()")
+    with pytest.raises(AssertionError):
+        an_edit_while_no_daemon_runs_is_told(site, harm)
+
+
+def test_machines_that_come_and_go_while_no_daemon_runs_are_nobodys_harm(site: BridgedDeployment) -> None:
+    daemon = site.start_router()
+    daemon.terminate()
+    daemon.wait(30)
+    router = site.hypervisor.router
+    router.ip("link set vnet1 nomaster", "link set vnet2 nomaster", "link set vnet2 down", "link set vnet2 name vnet7",
+              "link set vnet7 up", "link set vnet7 master br0")
+    site.start_router()
+    assert exposures(site) == []
+
+
 def test_without_the_daemon_status_says_that_frames_pass_unjudged(site: BridgedDeployment) -> None:
     router = site.start_router()
     router.terminate()
