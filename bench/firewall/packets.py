@@ -90,7 +90,7 @@ def without(*lines: str) -> str:
 
 
 # The way of a SYN that nothing is remembered of, and what each of its parts adds.
-FIB, MAC = "\t\tfib saddr . iif oif missing goto spoof\n", "\t\tjump attempt_mac\n"
+FIB, MAC = "\t\tfib saddr . iif oif missing goto spoof\n", "\t\tct state != invalid jump attempt_mac\n"
 HOST, PAIR = "\t\tgoto host\n", "goto inventory_destination; "
 REMEMBER = "\t\tjump remember\n"
 IN_FULL = "every SYN looked at in full"

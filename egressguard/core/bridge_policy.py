@@ -18,6 +18,7 @@ from egressguard.core.ruleset import TUNNEL_PROTOCOLS, Element, Leases, Sets
 from egressguard.core.settings import Sender, Settings
 from egressguard.core.tables import ETHER_FAMILIES
 
+ETHER_NAMES = {4: "ip", 6: "ip6"}
 Ports = Mapping[str, frozenset[str]]  # the ports that each existing bridge has
 
 
@@ -35,7 +36,7 @@ def desired(settings: Settings, ports: Ports) -> Sets:
         "other_port": frozenset((port,) for found in others for port in found),
         "tunnel_protocols": TUNNEL_PROTOCOLS,
         "observed_family": ETHER_FAMILIES if settings.mode == "observe" else NO_FAMILY,
-        **port_sets(settings), **inventory_sets(settings), **group_sets(settings),
+        **port_sets(settings), **inventory_sets(settings), **group_sets(settings, ETHER_NAMES),
         **count_only_sets(settings), **sender_sets(settings, places), **_homes(settings, ports),
     }
 

@@ -57,9 +57,10 @@ def lease_diff(have: Leases, want: Leases) -> Changes:
 # Sets whose surplus elements let more through, and sets whose missing elements do.
 LOOSENING = frozenset({"own_mac", "any_mac", "inside_if", "bridged_if", "other_port", "allow4", "allow6",
                        "allow_mac4", "allow_mac6", "own_uid", "own_cgroup", "own_to4", "own_to6",
-                       "group_observe4", "group_observe6", "observed_family"})
+                       "group_observe4", "group_observe6", "observed_net4", "observed_net6",
+                       "observed_family"})
 TIGHTENING = frozenset({"shared_if", "smtp_ports", "blocked_ports", "group_enforce4", "group_enforce6",
-                        "guarded_output"})
+                        "enforced_net4", "enforced_net6", "guarded_output"})
 
 
 def too_loose(changes: Changes) -> list[str]:

@@ -1,6 +1,6 @@
 """What the kernel's sets should hold: the configuration, translated and nothing else."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address
 
 from egressguard.core.hosts import IPV6_PREFIX_LENGTH, Address
@@ -9,6 +9,7 @@ from egressguard.core.settings import SMTP_PORT, Group, Mode, Sender, Settings
 from egressguard.core.shards import spread
 
 NO_FAMILY: frozenset[Element] = frozenset()
+FAMILIES = {4: "ipv4", 6: "ipv6"}
 
 
 def desired(settings: Settings, uids: Iterable[int] = (), cgroups: Iterable[str] = ()) -> Sets:
@@ -86,11 +87,15 @@ def _shared(settings: Settings) -> frozenset[Element]:
                      if len(inside.interfaces) > 1 and not inside.asymmetric for name in inside.interfaces)
 
 
-def group_sets(settings: Settings) -> Sets:
-    """Port and network of the groups that differ from the site."""
-    sets: dict[str, set[Element]] = {f"group_{mode}{v}": set() for mode in ("enforce", "observe")
-                                     for v in (4, 6)}
+def group_sets(settings: Settings, families: Mapping[int, str] = FAMILIES) -> Sets:
+    """Port and network of the groups that differ from the site, and the networks alone of those whose mode
+    does, for packets without a readable port; `families` is how the table calls these.
+    """
+    sets: dict[str, set[Element]] = {name: set() for v in (4, 6) for name in (
+        f"group_enforce{v}", f"group_observe{v}", f"enforced_net{v}", f"observed_net{v}")}
     for group in settings.group:
+        for network in group.networks if group.mode else ():
+            sets[f"{group.mode}d_net{network.version}"].add((families[network.version], str(network)))
         for port, mode in _group_ports(group, settings.mode):
             for network in group.networks:
                 sets[f"group_{mode}{network.version}"].add((str(port), str(network)))

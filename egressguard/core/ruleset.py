@@ -52,6 +52,10 @@ CONFIGURED: dict[str, Fields] = {
     "group_enforce6": ("inet_service", "ipv6_net"),
     "group_observe4": ("inet_service", "ipv4_net"),
     "group_observe6": ("inet_service", "ipv6_net"),
+    "enforced_net4": ("nf_proto", "ipv4_net"),
+    "enforced_net6": ("nf_proto", "ipv6_net"),
+    "observed_net4": ("nf_proto", "ipv4_net"),
+    "observed_net6": ("nf_proto", "ipv6_net"),
     "count_only4": ("inet_service", "ipv4_net"),
     "count_only6": ("inet_service", "ipv6_net"),
     "counted4": ("ipv4_addr",),
@@ -104,6 +108,8 @@ DESTINATIONS: dict[str, Fields] = {
 ATTEMPT_MACS: dict[str, Fields] = {
     "attempt_mac4": ("ipv4_addr", "ether_addr"),
     "attempt_mac6": ("ipv6_addr", "ether_addr"),
+    "stranger_mac4": ("ipv4_addr", "ether_addr"),
+    "stranger_mac6": ("ipv6_addr", "ether_addr"),
 }
 # Attempts from interfaces that are not inside: by interface, and by interface and host.
 TRANSIT_IF: dict[str, Fields] = {"transit_if": ("ifname",)}

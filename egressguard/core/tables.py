@@ -87,6 +87,8 @@ _HOMES: dict[str, Fields] = {
     "home6": ("ifname", "ipv6_net"),
     "other_port": ("ifname",),
     "observed_family": ("ether_type",),
+    **dict.fromkeys(("enforced_net4", "observed_net4"), ("ether_type", "ipv4_net")),
+    **dict.fromkeys(("enforced_net6", "observed_net6"), ("ether_type", "ipv6_net")),
 }
 _KNOWN: dict[str, Fields] = {"known4": ("ipv4_addr",), "known6": ("ipv6_addr",)}
 _SHARED = ("smtp_ports", "tunnel_protocols", "blocked_ports", "allow4", "allow6", "allow_mac4",

@@ -21,6 +21,7 @@ NAMED = re.compile(r"\$(\w+)")
 HEAD = re.compile(r"^table \w+ egressguard \{\n", re.MULTILINE)
 EVERYWHERE = "lo"  # exists in every network namespace
 REDIRECT, OWN_CGROUP = "redirect.nft", "own_cgroup.nft"
+ENDS = {REDIRECT: "redirect_v1", OWN_CGROUP: "own_cgroup_v1"}  # as a table's own file ends with its version
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ class RulesFile:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise KernelError(f"rules {self}: cannot be read: {reason}") from error
-        version = self.table.version_chain
-        if self.path.name == self.table.file and f"chain {version} " not in text:
-            raise KernelError(f"rules {self}: do not end with chain {version}: the file is cut short, or "
+        end = ENDS.get(self.path.name, self.table.version_chain)
+        if f"chain {end} " not in text:
+            raise KernelError(f"rules {self}: do not end with chain {end}: the file is cut short, or "
                               "belongs to another version of egressguard")
         return text
 

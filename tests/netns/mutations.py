@@ -17,7 +17,7 @@ TABLE = "egressguard"
 FAMILIES = ("inet", "bridge", "netdev")
 # Written by packets, and ended by time: whoever takes an element there, or adds one that ends as a packet's does, looks like
 # traffic, so nothing can tell. What these sets are, and an element with a time of its own, is seen all the same.
-TRAFFIC = frozenset({"stranger4", "stranger6", "fanout4", "fanout6", "stranger_fanout4", "stranger_fanout6", "attempt_mac4",
+TRAFFIC = frozenset({"stranger4", "stranger6", "fanout4", "fanout6", "stranger_fanout4", "stranger_fanout6", "attempt_mac4", "stranger_mac4", "stranger_mac6",
                      "attempt_mac6", "sender_mac4", "sender_mac6", "counted_stranger4", "counted_stranger6", "transit4", "transit6",
                      "transit_if", "proved4", "proved6", "flood4", "flood6"})
 LEASE_S = 15.0  # by so much the end of an element may differ: reading and putting right take time

@@ -196,6 +196,38 @@ def test_rules_that_are_cut_short_are_refused(site: Deployment, tmp_path: Path) 
     assert ruleset(site.world.router) == ""
 
 
+CUT = {  # what makes egressguard load the file, and where the part ends that nft would take for a whole one
+    "redirect.nft": ('mode = "enforce"\nanswer = "redirect"\nredirect.relays = ["192.0.2.10", "2001:db8:0:a::2"]', "\n\nflush chain"),
+    "own_cgroup.nft": ('mode = "enforce"\nown.guard = true\nown.cgroups = ["mta"]', "insert rule inet egressguard own socket cgroupv2 level 2"),
+}
+
+
+def a_part_of_a_file_is_refused(site: Deployment, name: str) -> None:
+    config, end = CUT[name]
+    for path in (Path(__file__).parents[2] / "rules").glob("*.nft"):
+        (site.folder / path.name).write_text(path.read_text())
+    site.amend('rules = ""', f'rules = "{site.folder}"')
+    site.amend('mode = "enforce"', config)
+    whole = (site.folder / name).read_text()
+    (site.folder / name).write_text(whole[:whole.index(end)] + "\n")
+    done = site.egressguard("apply")
+    assert (done.returncode, f"{name}: do not end with chain" in done.stderr, ruleset(site.world.router)) == (4, True, "")
+    (site.folder / name).write_text(whole)
+    assert site.egressguard("apply").returncode == 0
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_beside_the_table_s_own_that_is_cut_short_is_refused(site: Deployment, name: str) -> None:
+    a_part_of_a_file_is_refused(site, name)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_mutant_that_looks_for_no_end_loads_a_part(site: Deployment, name: str) -> None:
+    site.change = "import egressguard.kernel.rules_file as r; r.RulesFile._read = lambda self: self.path.read_text()"
+    with pytest.raises(AssertionError):
+        a_part_of_a_file_is_refused(site, name)
+
+
 @pytest.mark.parametrize("content", ["garbage " * 1000, None])
 def test_without_a_usable_database_it_enforces_and_says_so(site: Deployment, content: str | None) -> None:
     path = site.folder / "router.db"

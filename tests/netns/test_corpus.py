@@ -212,7 +212,6 @@ def observing_blocks_nothing(corpus: Corpus, text: str) -> None:
 
 
 def a_group_that_is_observed_loses_nothing_where_the_site_enforces(corpus: Corpus, text: str) -> None:
-    """Where no port can be read no group can be told: then the site's mode decides."""
     expected = {family: arrived(corpus.reassembled[family]) for family in FAMILIES}
     corpus.load(text, group="observe")
     for family in FAMILIES:
@@ -228,15 +227,15 @@ def a_group_that_is_enforced_loses_all_where_the_site_observes(corpus: Corpus, t
     corpus.load(text, mode="observe", group="enforce")
     for family in FAMILIES:
         fates, others = corpus.web2(family), corpus.host(WEB1, family)
-        assert left(fates, family).keys() <= UNREADABLE, f"forbidden shapes left in IPv{family}"
+        assert left(fates, family) == {}, f"forbidden shapes left in IPv{family}"
         assert arrived(others) == expected[family]
         for found in (fates, others):
             judge_counts(found, family)
 
 
 def arrived(fates: Fates) -> dict[str, int]:
-    """How many packets of each shape, but for those without a readable port."""
-    return {name: fate.arrived for name, fate in fates.items() if name not in UNREADABLE}
+    """How many packets of each shape."""
+    return {name: fate.arrived for name, fate in fates.items()}
 
 
 def the_inventory_is_counted_exactly(corpus: Corpus, text: str) -> None:
@@ -327,15 +326,12 @@ WAYS = {"a site that enforces": {}, "a group that enforces on a site that observ
 def test_there_are_enough_shapes_none_forbidden_left_and_each_is_counted(corpus: Corpus, way: str, family: int) -> None:
     corpus.load(**WAYS[way])
     fates = corpus.web2(family)
-    # Where no port can be read no group can be told, and the site's mode decides.
-    groupless = UNREADABLE if WAYS[way] else set[str]()
     known, counted = forbidden(family), judge_counts(fates, family)
-    out = sum(n for name, n in left(fates, family).items() if name not in groupless)
+    out = sum(left(fates, family).values())
     kept = [name for name in known if place_of(name, family) in ("kernel", "reassembly")]
     assert len(fates) >= 46
     promise(3, f"forbidden packets outside, recorded beyond the WAN interface, IPv{family}, {way}", out, 0,
-            f"{len(known)} forbidden shapes of {len(fates)}" + f", but for {len(groupless & fates.keys())} without a readable port, "
-            "which no group can claim" * bool(groupless))
+            f"{len(known)} forbidden shapes of {len(fates)}")
     promise(3, f"forbidden shapes in a named counter, IPv{family}, {way}", counted, len(known) - len(kept),
             f"{len(known)} forbidden shapes; the kernel itself keeps back {len(kept)}, rules or not")
     assert out == 0
@@ -391,9 +387,14 @@ MUTANTS: dict[str, tuple[str, str, Callable[[Corpus, str], None]]] = {
                               a_group_that_is_enforced_loses_all_where_the_site_observes),
     "without the groups that observe, in IPv6": ("\t\tth dport . ip6 saddr @group_observe6 goto permit\n", "",
                                                  a_group_that_is_observed_loses_nothing_where_the_site_enforces),
-    "whose oddities forget the groups": ("\t\tth dport . ip6 saddr @group_observe6 goto permit\n\t\tmeta nfproto @observed_family "
-                                         "goto permit\n\t\tdrop\n", "\t\tmeta nfproto @observed_family goto permit\n\t\tdrop\n",
+    "whose oddities forget the groups": ("\t\tth dport . ip6 saddr @group_observe6 goto permit\n\t\tth dport @smtp_ports goto refuse_odd\n",
+                                         "\t\tth dport @smtp_ports goto refuse_odd\n",
                                          a_group_that_is_observed_loses_nothing_where_the_site_enforces),
+    **{f"that knows no group {mode} without a port, in IPv{'6' if ip6 else '4'}": (
+        f"\t\tmeta nfproto . ip{ip6} saddr @{mode}_net{ip6 or 4} {verdict}\n", "", check)
+       for mode, verdict, check in (("enforced", "drop", a_group_that_is_enforced_loses_all_where_the_site_observes),
+                                    ("observed", "goto permit", a_group_that_is_observed_loses_nothing_where_the_site_enforces))
+       for ip6 in ("", "6")},
     "without the overflow counter": ("\t\tcounter name overflow\n", "", strangers_without_room_are_still_counted),
     "that accepts what is established": ("\t\tct state invalid goto oddity\n\t\tgoto deny\n",
                                          "\t\tct state established accept\n\t\tgoto deny\n",

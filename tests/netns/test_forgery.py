@@ -11,9 +11,11 @@ from lab.namespaces import wait_until
 from lab.network import RELAY, ROUTER_MAC, SOMEBODY4, SOMEBODY6, WEB2
 from lab.syns import SynSource, Wire
 from tests.netns.test_firewall import both_families, say
+from tests.netns.test_origin import use_rules
 
 SOMEBODY = {4: SOMEBODY4, 6: SOMEBODY6}
 MANY = {4: "203.0.113.128/27", 6: "2001:db8:ffff::100/123"}
+STRANGERS = {4: "198.51.100.64/26", 6: "2001:db8:1::/58/64"}
 FORGER = "00:00:5e:00:53:99"
 
 
@@ -103,6 +105,28 @@ def test_a_ruleset_that_keeps_the_macs_of_a_whole_64_frames_its_machines(site: D
     site.write_router_config("enforce")
     with pytest.raises(AssertionError):
         test_the_machines_of_one_64_are_no_forgers_of_each_other(site)
+
+
+def who_sends_in_a_hosts_name_is_told_in_a_flood_of_strangers(site: Deployment, family: int, text: str) -> None:
+    use_rules(site, text.replace("ether_addr; size 8192", "ether_addr; size 32"))
+    site.world.router.ip("route add 2001:db8:1::/48 dev web")
+    site.start_router()
+    forge(site, family, "00:00:5e:00:53:98", source=STRANGERS[family], count=64)
+    forge(site, family)
+    assert f"attempts in the name of {WEB2.addresses[family == 6]} came from MAC {FORGER}" in texts(site)
+
+
+@both_families
+def test_strangers_cannot_hide_who_sends_in_a_hosts_name(site: Deployment, family: int) -> None:
+    who_sends_in_a_hosts_name_is_told_in_a_flood_of_strangers(site, family, RULES.read_text("utf-8"))
+
+
+@both_families
+def test_a_ruleset_that_keeps_all_macs_in_one_set_hides_him(site: Deployment, family: int) -> None:
+    text = RULES.read_text("utf-8")
+    assert "jump stranger_mac" in text
+    with pytest.raises(AssertionError, match="in the name of"):
+        who_sends_in_a_hosts_name_is_told_in_a_flood_of_strangers(site, family, text.replace("jump stranger_mac", "jump attempt_mac"))
 
 
 def test_a_machine_that_takes_turns_at_many_addresses_is_named_by_its_mac_unless_it_is_a_router(site: Deployment) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from egressguard.core.ruleset import (
+    ATTEMPT_MACS,
     CONFIGURED,
     DESTINATIONS,
     FLOODS,
@@ -112,7 +113,7 @@ def test_a_changed_inventory_is_read_as_it_is_now(root: None) -> None:
 def test_every_set_of_the_rules_is_known_to_the_code(filled: Namespace) -> None:
     listed = json.loads(filled.run(["nft", "-j", "-t", "list", "table", "inet", "egressguard"]).stdout)
     names = {item["set"]["name"] for item in listed["nftables"] if "set" in item}
-    known = {*CONFIGURED, *LEASED, *COUNTED, "attempt_mac4", "attempt_mac6", "sender_mac4", "sender_mac6",
+    known = {*CONFIGURED, *LEASED, *COUNTED, *ATTEMPT_MACS, "sender_mac4", "sender_mac6",
              "counted_stranger4", "counted_stranger6", *FLOODS,
              *TRANSIT, *TRANSIT_IF}
     assert names == known - {*REDIRECT, "own_cgroup"}, "those are of files that are loaded where they are configured"
