@@ -17,6 +17,7 @@ from egressguard.core.errors import EgressguardError
 
 EXPECTED = "write inet:PORT@HOST (for example inet:8892@127.0.0.1) or unix:/absolute/path"
 BACKLOG = 1024  # many clients may arrive at once
+KEEP_ALIVE_S = (60, 10, 3)  # asked for after so long a silence, then so often, so many times
 UNIX_PATH_LENGTH = 107  # sun_path of unix(7), less its final zero
 
 
@@ -81,11 +82,23 @@ def listen(endpoint: Endpoint) -> socket.socket:
         else:
             listener = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _keep_alive(listener)
             listener.bind((endpoint.host, endpoint.port))
         listener.listen(BACKLOG)
     except OSError as error:
         raise ListenError(f"cannot listen on {endpoint.connection}: {error.strerror}") from error
     return listener
+
+
+def _keep_alive(listener: socket.socket) -> None:
+    """Of a machine that lost its power nothing is heard, and its clients' connections would count for hours.
+
+    What a listener has, the connections that it takes have, too.
+    """
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    for option, value in zip(options, KEEP_ALIVE_S, strict=True):
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _claim_path(path: Path) -> None:
