@@ -8,7 +8,8 @@ below a second, so the daemons are slower than in life by what is missing; and t
 divided, so it is slower as well). The arms run beside each other, each in its own network.
 
 A host with a mail history has mailed to some domains by the relay, as a web server does, before its bot
-begins: to the judge it may be a mail server that has lost its way.
+begins: to the judge it may be a mail server that has lost its way. A bot that names many recipients sends
+what goes through the relay to as many as it takes.
 """
 
 import argparse
@@ -24,11 +25,12 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from egressguard.exchange import open_exchange
-from egressguard_milter.policy import Tiers
+from egressguard_milter.policy import RECIPIENTS_EACH, Tiers
 from lab.deployment import MILTER_PORT, Deployment
 from lab.mail import send
 from lab.namespaces import LabError, wait_until
@@ -42,7 +44,9 @@ MOST_STRETCH = 1.05  # a longer hour has more windows
 STATIC = 40  # messages in ten minutes: the how-to's MsgRate
 DEFAULT = Tiers().compromised.factor
 HISTORY = 5  # domains: three are enough for the judge to expect a queue
-OURS = ("egressguard", "egressguard, mail history")
+MANY = 50  # recipients that a bot of this kind names in each message
+STATIC_TO_MANY, OURS_TO_MANY = f"static limits, {MANY} recipients", f"egressguard, {MANY} recipients"
+OURS = ("egressguard", "egressguard, mail history", OURS_TO_MANY)
 REQUIRED, REQUIRED_DELAYED = 0.1, 0.01  # of the static limits' spam; of the healthy server's messages
 ARMS = {
     "nothing": "no firewall, no limits",
@@ -52,7 +56,12 @@ ARMS = {
     "egressguard, mail history":
         f"the same, and the bot's host has mailed to {HISTORY} domains by the relay before",
     "egressguard, factor 0.1": "the same limit, a tenth of it for a compromised host",
+    STATIC_TO_MANY: f"as static limits, {RECIPIENTS_EACH} recipients for each message; the bot names {MANY}",
+    OURS_TO_MANY: f"as egressguard; the bot names {MANY} recipients in each message",
 }
+TO_MANY = (STATIC_TO_MANY, OURS_TO_MANY)
+# Which arms run beside each other, and the one that each of them is compared with.
+TOGETHER = {"static limits": [arm for arm in ARMS if arm not in TO_MANY], STATIC_TO_MANY: list(TO_MANY)}
 
 
 def play(arm: str, scale: float, seed: int) -> dict[str, Any]:
@@ -74,12 +83,14 @@ def play(arm: str, scale: float, seed: int) -> dict[str, Any]:
             milter=MILTER_PORT if limited else None))
         history = _mail_before(world, deployment, scale) if "history" in arm else 0
         began_s = time.monotonic()
-        relayed, healthy = _hour(world, scale, seed)
+        relayed, healthy = _hour(world, scale, seed, to_many=arm in TO_MANY)
         stretch = (time.monotonic() - began_s) * scale / HOUR_S
         expected = relayed[250] + healthy[250] + history
         wait_until(lambda: _arrived(sink, RELAY.ipv4) >= expected, "all that the relay took", timeout_s=120)
-        arrived = Counter(m.subject.split()[0] for m in sink.messages())
-        return {"arm": arm, "spam_delivered": arrived["spam"], "spam_taken_by_relay": relayed[250],
+        spam = [m for m in sink.messages() if m.subject.startswith("spam")]
+        return {"arm": arm, "spam_delivered": len(spam),
+                "spam_recipients": sum(len(m.recipients) for m in spam),
+                "spam_taken_by_relay": relayed[250],
                 "spam_direct": _arrived(sink, WEB2.ipv4), "healthy_sent": healthy.total(),
                 "healthy_delayed": healthy.total() - healthy[250], "scale": scale,
                 "stretch": round(stretch, 3)}
@@ -112,7 +123,7 @@ def _configure(deployment: Deployment, arm: str, scale: float) -> None:
     deployment.amend('router = "router"', f'router = "router"\nperiod_s = {period_s}')
     text = deployment.milter_config.read_text()
     text = text.replace("window_s = 600.0", f"window_s = {WINDOW_S / scale}")
-    if arm == "static limits":
+    if arm in TOGETHER:
         text = text.replace("exchange.db", "nobody.db")
     if arm in OURS:
         text = text.replace("factor = 0.1", f"factor = {DEFAULT}")
@@ -125,13 +136,15 @@ def _arrived(sink: Sink, client: str) -> int:
     return sum(m.client == client for m in sink.messages())
 
 
-def _hour(world: World, scale: float, seed: int) -> tuple[Counter[int], Counter[int]]:
+def _hour(world: World, scale: float, seed: int, *, to_many: bool) -> tuple[Counter[int], Counter[int]]:
     """What the relay answered to the bot, and to the healthy server."""
     relayed, healthy = Counter[int](), Counter[int]()
     chance = random.Random(seed)
 
     def through_the_relay(number: int) -> None:
-        relayed[_send(world.web2, RELAY.ipv4, f"spam {number}")] += 1
+        subject = f"spam {number}"
+        code = world.web2.call(_to_many, subject) if to_many else _send(world.web2, RELAY.ipv4, subject)
+        relayed[code] += 1
 
     def directly(number: int) -> None:
         world.web2.call(_direct, f"203.0.113.{chance.randint(130, 250)}", f"spam {number}")
@@ -151,6 +164,22 @@ def _hour(world: World, scale: float, seed: int) -> tuple[Counter[int], Counter[
 
 def _send(host: Any, server: str, subject: str, recipient: str = "victim@outside.example") -> int:
     return send(host, server, recipients=[recipient], subject=subject).code
+
+
+def _to_many(subject: str) -> int:
+    """250 when the relay has taken the message, for the recipients before the first that it refused.
+
+    After some twenty refusals Postfix hangs up, and none would get the message.
+    """
+    try:
+        with smtplib.SMTP(RELAY.ipv4, 25, local_hostname=f"{WEB2.name}.example", timeout=30) as smtp:
+            smtp.ehlo()
+            smtp.mail("bot@web.example")
+            codes = (smtp.rcpt(f"victim{number}@outside.example")[0] for number in range(MANY))
+            taken = len(list(takewhile(lambda code: code == 250, codes)))
+            return smtp.data(f"Subject: {subject}\r\n\r\nbuy\r\n")[0] if taken else 0
+    except (OSError, smtplib.SMTPException):
+        return 0
 
 
 def _direct(address: str, subject: str) -> None:
@@ -197,17 +226,22 @@ def main() -> None:
 
 def beside_each_other(scale: float, seed: int) -> list[dict[str, Any]]:
     """Every arm's hour, printed; exits when this machine is too slow for that scale."""
+    return [figures for static, arms in TOGETHER.items() for figures in _compared(static, arms, scale, seed)]
+
+
+def _compared(static: str, arms: list[str], scale: float, seed: int) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "bench.leak", "--scale", str(scale), "--seed", str(seed), "--arm"]
-    running = [subprocess.Popen([*command, arm], stdout=subprocess.PIPE, text=True) for arm in ARMS]
+    running = [subprocess.Popen([*command, arm], stdout=subprocess.PIPE, text=True) for arm in arms]
     found: list[dict[str, Any]] = [json.loads(process.communicate()[0]) for process in running]
     if max(f["stretch"] for f in found) > MOST_STRETCH:
         sys.exit(f"leak: this machine is too slow for scale {scale:g}: an hour took up to "
                  f"{max(f['stretch'] for f in found):.2f} hours; use a smaller one")
-    static = next(f["spam_delivered"] for f in found if f["arm"] == "static limits")
+    of_all = next(f["spam_recipients"] for f in found if f["arm"] == static)
     for figures in found:
-        figures["seed"], figures["of_static"] = seed, round(figures["spam_delivered"] / static, 4)
-        print(f"{figures['arm']:26} {figures['spam_delivered']:6} messages of the bot arrived "
-              f"({figures['of_static']:6.2f} × static), {figures['healthy_delayed']} of "
+        figures["seed"], figures["of_static"] = seed, round(figures["spam_recipients"] / of_all, 4)
+        print(f"{figures['arm']:28} {figures['spam_delivered']:6} messages of the bot arrived, for "
+              f"{figures['spam_recipients']:6} recipients ({figures['of_static']:6.2f} × static), "
+              f"{figures['healthy_delayed']} of "
               f"{figures['healthy_sent']} healthy ones delayed: {ARMS[figures['arm']]}", flush=True)
     return found
 
