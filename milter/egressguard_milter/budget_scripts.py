@@ -18,7 +18,7 @@ local life = redis.call('GET', KEYS[1])
 local function born(which) return tonumber(string.match(which, ' (%d+)$') or '-1') end
 local info = redis.pcall('INFO', 'server')
 local process = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
-local other = life and string.match(life, '^%w+%-(%w*) ') ~= process
+local other = life and process ~= '' and string.match(life, '^%w+%-(%w*) ') ~= process
 local moved = life == ARGV[4] and ARGV[5] == '1'
 local past = life and life ~= ARGV[4] and born(life) <= born(ARGV[4])
 if not life or other or moved or past then

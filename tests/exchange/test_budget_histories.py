@@ -176,6 +176,22 @@ def test_a_server_that_starts_again_with_what_it_had_saved_is_told_what_it_misse
     assert passed_after_a_start_with_what_was_saved(client, monkeypatch) > 12, "the mutant"
 
 
+def same_life(client: Redis, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the server's life goes on when a relay greets it that may not ask which process it is."""
+    _, one, other = two_relays(client, monkeypatch)
+    client.set("process", "")
+    other.begin()
+    other.tend()
+    return bool(other.budgets.life == one.budgets.life)
+
+
+def test_relays_that_may_ask_for_the_process_and_relays_that_may_not_share_one_life(
+        client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert same_life(client, monkeypatch)
+    change("GREET", "process ~= '' and ", "")(monkeypatch)
+    assert not same_life(client, monkeypatch), "the mutant"
+
+
 def passed_on_an_old_copy(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
     """How much of a limit of 12 passes when the replica that is promoted is from before the server forgot."""
     world, one, other = two_relays(client, monkeypatch, tells=False)
