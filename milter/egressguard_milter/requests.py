@@ -9,7 +9,7 @@ from egressguard.core.hosts import Address, canonical_address, host_of
 MAX_LENGTH = 4096
 COMMANDS = ("status", "clients", "explain", "forgive", "reload")
 WITH_CLIENT = ("explain", "forgive")
-KEY_WORDS = ("sender", "login", "group", "clients", "network", "known", "every", "unaddressed")
+KEY_WORDS = ("sender", "senders", "login", "group", "clients", "network", "known", "every", "unaddressed")
 MOST_CLIENTS = 1000
 
 
@@ -62,7 +62,7 @@ def _client(text: str) -> tuple[Address | None, str]:
     except ValueError:
         kind = text.partition(" ")[0]
         if kind in KEY_WORDS:
-            return None, text.lower() if kind in ("sender", "login") else text
+            return None, text.lower() if kind in ("sender", "senders", "login") else text
         raise ValueError(f"{text[:80]!r} is no client: write an address, or a key as the log names it, "
                          "such as 'sender a@example.org'") from None
     if "/" in text and text != host_of(address):

@@ -19,6 +19,7 @@ from egressguard.core.verdict import State
 from egressguard_milter import shown
 from egressguard_milter.answers import Answers
 from egressguard_milter.control import Control, ControlError, ask
+from egressguard_milter.places import REST
 from egressguard_milter.policy import Base, ClientRule, KeyRates, Policy, Rates
 from egressguard_milter.reports import Reports
 from egressguard_milter.requests import encode_request
@@ -162,6 +163,13 @@ def test_forgive_takes_an_address_or_a_key_of_the_log(running: Running) -> None:
     assert running.ask("forgive", client="203.0.113.1") == {"client": "203.0.113.1", "forgiven": True}
     assert send(running.parts.session("203.0.113.1"), 9) == 3
     assert not running.ask("forgive", client="sender a@x.example")["forgiven"]
+
+
+@pytest.mark.parametrize("key", [
+    "sender a@x.example", "senders @x.example", "login bob", "group web", "clients 192.0.2.0/24", "network 192.0.2.0/24",
+    "known network 192.0.2.0/24", "unaddressed", *REST.values()])
+def test_every_key_that_the_log_can_name_can_be_explained_and_forgiven(running: Running, key: str) -> None:
+    assert [running.ask(command, client=key)["client"] for command in ("explain", "forgive")] == [key, key]
 
 
 def test_a_bad_reload_keeps_the_old_policy_and_status_says_so_until_a_good_one(running: Running) -> None:
