@@ -125,6 +125,21 @@ def a_senders_address_leaves_only_from_where_it_lives(site: Deployment, family: 
     assert (totals["spoofed"], totals["blocked"], totals["attempts"]) == (20, 20, 0)
 
 
+def an_exception_holds_only_where_its_host_lives(site: Deployment, family: int, text: str) -> None:
+    use_rules(site, text)
+    two_interfaces(site)
+    site.start_router()
+    say(site, "allow", "web1", "--for", "10m", "--reason", "a migration")
+    with Sniffer(site.world.outside, "eth0", direction="in") as arrived:
+        SynSource(site.world.mailserver, Wire("eth0", MAILSERVER.mac, ROUTER_MAC["dmz"]), sources=[WEB1.addresses[family == 6]],
+                  destinations=UNUSED[family], count=20).wait()
+        assert [p for p in arrived.stop() if p.pure_syn] == []
+    with Sink(site.world.outside):
+        assert site.world.web1.call(outcome, SOMEBODY[family]) == 0
+    totals = site.status()[1]["totals"]
+    assert (totals["spoofed"], totals["blocked"], totals["attempts"]) == (20, 20, 0)
+
+
 def answers_that_nobody_asked_for_stay_outside(site: Deployment, family: int, text: str) -> None:
     """Somebody sends SYNs with web2's address elsewhere; the mail server answers to it."""
     use_rules(site, text)
@@ -152,6 +167,8 @@ MUTANTS: dict[Check, tuple[str, str]] = {
         "\t\tiifname \"lo\" return\n", "\t\treturn\n"),
     a_senders_address_leaves_only_from_where_it_lives: (
         "\t\tiifname @shared_if fib saddr . iif oif missing counter name blocked goto spoof\n", ""),
+    an_exception_holds_only_where_its_host_lives: (
+        "\t\ttcp flags & (fin|syn|rst|ack) == syn iifname @shared_if fib saddr . iif oif missing counter name blocked goto spoof\n", ""),
     answers_that_nobody_asked_for_stay_outside: ("\t\tth dport != @smtp_ports goto answered\n", "\t\tth dport != @smtp_ports return\n"),
 }
 both_families_and_every_check = pytest.mark.parametrize(("check", "family"), [
