@@ -13,7 +13,7 @@ from egressguard_milter.mta_check import UNLIMITED, Finding, endpoint_of, names,
 PARAMETERS = ("smtpd_milters", "non_smtpd_milters", "milter_default_action", "milter_connect_timeout",
               "milter_command_timeout", "milter_content_timeout", "receive_override_options",
               "smtpd_proxy_filter", "smtpd_milter_maps", "milter_macro_v", "milter_connect_macros",
-              "milter_protocol", "queue_directory")
+              "milter_protocol", "queue_directory", "qmqpd_authorized_clients")
 PROTOCOL = 6  # the first that tells of recipients that Postfix itself refuses
 TIMEOUTS = ("connect_timeout", "command_timeout", "content_timeout")
 SAFE_ACTIONS = ("tempfail", "shutdown")
@@ -31,7 +31,7 @@ SWAPPED = re.compile(r"inet:(\d+)@(.+)")
 
 @dataclass(frozen=True)
 class Service:
-    """One smtpd of master.cf, with the parameters that it runs with."""
+    """One service of master.cf, with the parameters that it runs with."""
 
     name: str
     chrooted: bool
@@ -55,11 +55,15 @@ def findings(folder: Path, ours: Endpoint) -> list[Finding]:
                         "is limited; run smtpd there")]
     # What is wrong in main.cf shows in every service; it is said once.
     found = [finding for service in services for finding in _service_findings(folder, main, service, ours)]
+    found += [Finding(folder / "master.cf", service.name,
+                      f"qmqpd takes mail of {clients} and asks none of smtpd_milters, so nothing is limited "
+                      "there; remove the service") for service in read(folder, "qmqpd")
+              if (clients := service.values["qmqpd_authorized_clients"])]
     return list(dict.fromkeys(found))
 
 
-def read(folder: Path) -> list[Service]:
-    """The smtpd services that the network reaches, with their effective parameters."""
+def read(folder: Path, program: str = "smtpd") -> list[Service]:
+    """The services of `program` that the network reaches, with their effective parameters."""
     defaults = dict(_pairs(_postconf(folder, "-x", *PARAMETERS)))
     overrides: dict[str, dict[str, str]] = {}
     for name, value in _pairs(_postconf(folder, "-x", "-P")):
@@ -68,7 +72,7 @@ def read(folder: Path) -> list[Service]:
     found = []
     for line in _postconf(folder, "-M").splitlines():
         fields = line.split()
-        if fields[7:8] == ["smtpd"] and fields[1] in ("inet", "pass") and not LOOPBACK.match(fields[0]):
+        if fields[7:8] == [program] and fields[1] in ("inet", "pass") and not LOOPBACK.match(fields[0]):
             key = f"{fields[0]}/{fields[1]}"
             found.append(Service(key, fields[4] == "y", defaults | overrides.get(key, {})))
     return found

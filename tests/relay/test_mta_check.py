@@ -103,6 +103,15 @@ def test_an_override_in_master_cf_counts(postfix: Postfix) -> None:
 
 
 @pytest.mark.usefixtures("main_cf")
+@pytest.mark.parametrize(("clients", "code"), [("", 0), ("192.0.2.0/24", 1)])
+def test_a_door_of_another_protocol_is_found(postfix: Postfix, clients: str, code: int) -> None:
+    services = postfix.config / "master.cf"
+    services.write_text(f"{services.read_text()}628 inet n - n - - qmqpd\n -o qmqpd_authorized_clients={clients}\n")
+    found, text = check("--postfix", postfix.config)
+    assert (found, "628/inet: qmqpd takes mail of 192.0.2.0/24" in text) == (code, bool(clients)), text
+
+
+@pytest.mark.usefixtures("main_cf")
 @pytest.mark.parametrize("place", ["127.0.0.1:10025", "[::1]:10025", "localhost:10025"])
 def test_a_port_where_only_this_machine_hands_in_mail_needs_no_milter(postfix: Postfix, place: str) -> None:
     services = postfix.config / "master.cf"
