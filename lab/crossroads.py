@@ -61,6 +61,8 @@ class Crossroads(Closing):
         self.other = CountingSniffer(self.outside, HOST_INTERFACE, port=OTHER_PORT)
         self._sources = [self._source(family, port, per_second) for family in (4, 6)
                          for port in (25, OTHER_PORT)] if per_second else []
+        for source in self._sources:  # the first link that comes up is under attack
+            source.wait_until_begun()
         self.machine = Machine(disk, self.router)
 
     def _source(self, family: int, port: int, per_second: float) -> SynSource:

@@ -1,7 +1,7 @@
 """A source of SYNs that counts exactly what it sent: raw frames, any source address, bounded.
 
 Runs as a process of its own beside a test: `python -m lab.syns`, in a namespace, prints its count
-as JSON and ends by itself.
+as JSON and ends by itself. A line before that says that it has begun.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -26,7 +26,7 @@ from lab.packets import IPV4, IPV6, SYN, TCP
 SMTP = 25
 FIRST_PORT = 1024
 PORTS = 60_000
-# Frames made in advance and sent in turn: more would only take longer to make.
+# Different frames, sent in turn: more would only take longer to make.
 MOST_FRAMES = 65_536
 BATCH = 64
 PACKAGE_PARENT = Path(__file__).resolve().parent.parent
@@ -67,6 +67,7 @@ class SynSource:
     ) -> None:
         self._seconds = seconds
         self.per_second = 0.0  # as achieved, once it has ended
+        self._begun = False
         options: dict[str, Any] = {
             "interface": wire.interface,
             "source-mac": wire.source_mac,
@@ -85,21 +86,33 @@ class SynSource:
             stderr=subprocess.PIPE,
             text=True,
         )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._out, self._complaints = self._process.stdout, self._process.stderr
+
+    def wait_until_begun(self) -> None:
+        """Returns once it sends: on a busy machine that takes a while. Raises LabError if it failed."""
+        if not self._begun:
+            self._begun = bool(self._out.readline())
+        if not self._begun:
+            self.wait()
 
     def stop(self) -> int:
         """Ends it before its time; the number sent until then."""
+        self.wait_until_begun()
         self._process.terminate()
         return self.wait()
 
     def wait(self) -> int:
         """The number sent, once it has ended. Raises LabError if it failed."""
         try:
-            out, complaints = self._process.communicate(timeout=self._seconds + 30)
+            self._process.wait(self._seconds + 30)
+            lines, complaints = self._out.readlines(), self._complaints.read()
         finally:
             end(self._process)
         if self._process.returncode != 0:
             raise LabError(f"the SYN source failed: {complaints}")
-        found = json.loads(out)
+        found = json.loads(lines[-1])
         self.per_second = found["sent"] / found["seconds"]
         return int(found["sent"])
 
@@ -121,17 +134,20 @@ def addresses(texts: Sequence[str]) -> list[Address]:
     return found
 
 
-def frames(
-    wire: Wire, sources: Sequence[Address], destinations: Sequence[Address], count: int, port: int
-) -> list[bytes]:
+def frames(wire: Wire, sources: Sequence[Address], destinations: Sequence[Address], count: int,
+           port: int) -> list[bytes]:
     """`count` different SYNs, at most MOST_FRAMES."""
+    return list(each_frame(wire, sources, destinations, count, port))
+
+
+def each_frame(wire: Wire, sources: Sequence[Address], destinations: Sequence[Address], count: int,
+               port: int) -> Iterator[bytes]:
+    """The same, each made when it is asked for."""
     head = _mac(wire.next_hop_mac) + _mac(wire.source_mac)
-    made = []
     for number in range(min(count, MOST_FRAMES)):
         source = sources[number % len(sources)]
         destination = destinations[number // len(sources) % len(destinations)]
-        made.append(head + packet(source, destination, FIRST_PORT + number % PORTS, port, number))
-    return made
+        yield head + packet(source, destination, FIRST_PORT + number % PORTS, port, number)
 
 
 def packet(source: Address, destination: Address, source_port: int, port: int, sequence: int) -> bytes:
@@ -157,7 +173,7 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def pour(raw: socket.socket, made: Sequence[bytes], count: int, per_second: float, seconds: float) -> int:
+def pour(raw: socket.socket, made: Iterable[bytes], count: int, per_second: float, seconds: float) -> int:
     """Sends the frames in turn until `count` are sent or `seconds` are over; how many went out."""
     sent = 0
     begin = time.monotonic()
@@ -199,10 +215,13 @@ def main() -> None:
     options = parser.parse_args()
     wire = Wire(options.interface, options.source_mac, options.next_hop_mac)
     sources, destinations = (addresses(text.split(",")) for text in (options.sources, options.destinations))
-    made = frames(wire, sources, destinations, options.count, options.port)
+    make = each_frame if options.per_second else frames  # as fast as it can: not slowed down by making them
+    made = make(wire, sources, destinations, options.count, options.port)
     signal.signal(signal.SIGTERM, lambda number, _: _stopping.append(number))
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
         raw.bind((options.interface, 0))
+        sys.stdout.write("begun\n")
+        sys.stdout.flush()
         begin = time.monotonic()
         sent = pour(raw, made, options.count, options.per_second, options.seconds)
     sys.stdout.write(json.dumps({"sent": sent, "seconds": time.monotonic() - begin}) + "\n")

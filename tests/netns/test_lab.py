@@ -163,6 +163,20 @@ def test_a_rate_and_a_time_bound_the_source(world: World) -> None:
     assert sent < FLOOD
 
 
+def test_a_source_that_is_ended_at_once_says_so_and_one_that_cannot_begin_fails(world: World) -> None:
+    """However long it takes to begin, on a machine that is busy."""
+    def source(wire: Wire) -> SynSource:
+        return SynSource(world.web2, wire, sources=[WEB2.ipv4], destinations=[SOMEBODY4], count=10_000_000, per_second=100)
+
+    assert source(WEB2_WIRE).stop() >= 0
+    begun = source(WEB2_WIRE)
+    begun.wait_until_begun()
+    time.sleep(0.1)
+    assert begun.stop() > 0
+    with pytest.raises(LabError, match="No such device"):
+        source(Wire("nowhere", WEB2.mac, ROUTER_MAC["web"])).wait_until_begun()
+
+
 def test_an_overflow_is_an_error_and_no_smaller_number(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab.sniffer.BUFFER_BYTES", 1)
     with (
