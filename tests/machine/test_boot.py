@@ -15,7 +15,7 @@ from lab.crossroads import Crossroads
 from lab.debian import Disk
 from lab.namespaces import wait_until
 from lab.topology import OUTSIDE, WAN, WEB1
-from tests.machine.test_packages import enforce, status
+from tests.machine.test_packages import apt, enforce, status
 
 FAULTS = {
     "killed": "ExecStartPre=/bin/sh -c 'kill -9 $$$$'",
@@ -30,7 +30,7 @@ NFTABLES = "#!/usr/sbin/nft -f\nflush ruleset\ntable inet site {\n}\n"
 LAST_GOOD = "/var/lib/egressguard/last-good.nft"
 RULES = "/usr/lib/egressguard/python/egressguard/rules/egressguard.nft"
 DROP_INS = [f"/etc/systemd/system/{unit}.service.d/egressguard.conf"  # instead of the package's
-            for unit in ("nftables", "networking", "systemd-networkd")]
+            for unit in ("nftables", "networking", "systemd-networkd", "NetworkManager")]
 CONFIG = "/etc/egressguard/egressguard.toml"
 
 
@@ -52,6 +52,20 @@ def configured(installed: Disk) -> Iterator[Disk]:
 def disk(configured: Disk) -> Iterator[Disk]:
     with Disk(configured.written, *configured.layers) as own:
         yield own
+
+
+@pytest.fixture(scope="session")
+def managed(configured: Disk) -> Iterator[Disk]:
+    """The same with Debian's NetworkManager, which alone brings the interfaces up."""
+    with Disk(configured.written, *configured.layers) as disk:
+        with Crossroads(disk, per_second=0) as here:
+            here.machine.wait_until_booted()
+            with here.machine.internet():
+                here.machine.run("apt-get", "-qq", "update")
+                apt(here.machine, "--no-install-recommends", "install", "network-manager")
+            here.machine.power_off()
+        use_network_manager(disk)
+        yield disk
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,18 @@ def use_networkd(disk: Disk) -> None:
     wants = disk.written / "etc/systemd/system/multi-user.target.wants"
     wants.mkdir(parents=True, exist_ok=True)
     (wants / "systemd-networkd.service").symlink_to("/usr/lib/systemd/system/systemd-networkd.service")
+
+
+def use_network_manager(disk: Disk) -> None:
+    """Interfaces that ifupdown knows are none of its."""
+    mask(disk, "networking")
+    disk.write("/etc/network/interfaces", "auto lo\niface lo inet loopback\n")
+    ways = {WAN: (f"{OUTSIDE.ipv4_gateway}/{OUTSIDE.ipv4_length},{OUTSIDE.ipv4}", f"{OUTSIDE.ipv6_gateway}/64,{OUTSIDE.ipv6}"),
+            WEB1.segment: (f"{WEB1.ipv4_gateway}/{WEB1.ipv4_length}", f"{WEB1.ipv6_gateway}/64")}
+    for name, (four, six) in ways.items():
+        disk.write(f"/etc/NetworkManager/system-connections/{name}.nmconnection",
+                   f"[connection]\nid={name}\ntype=ethernet\ninterface-name={name}\n"
+                   f"[ipv4]\nmethod=manual\naddress1={four}\n[ipv6]\nmethod=manual\naddress1={six}\n", 0o600)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -272,3 +298,27 @@ def test_mutant_without_the_drop_ins_both_units_that_load_may_not_fail(disk: Dis
         disturb(disk, unit, "killed")
     without_drop_ins(disk)
     assert boot(disk).leaked > 0
+
+
+@pytest.mark.parametrize("faults", [{}, {"egressguard-rules": "killed", "egressguard-fallback": "hung"},
+                                    {"egressguard-rules": "failed", "egressguard-fallback": "killed"},
+                                    {"NetworkManager": "delayed", "egressguard-rules": "killed"}], ids=str)
+def test_network_manager_lets_nothing_out_either(managed: Disk, faults: dict[str, str]) -> None:
+    outcome = boot_managed(managed, faults)
+    assert outcome.leaked == 0
+    assert "table inet egressguard" in outcome.tables
+
+
+def test_mutant_without_the_drop_in_of_network_manager_it_leaks(managed: Disk) -> None:
+    with Disk(managed.written, *managed.layers) as disk:
+        without_drop_ins(disk)
+        assert boot_managed(disk, {"egressguard-rules": "killed", "egressguard-fallback": "killed"}).leaked > 0
+
+
+def boot_managed(below: Disk, faults: dict[str, str]) -> Outcome:
+    """One boot with NetworkManager and, as Debian installs it, without nftables.service; the daemon comes late."""
+    with Disk(below.written, *below.layers) as disk:
+        mask(disk, "nftables")
+        for unit, fault in {"egressguard": "delayed", **faults}.items():
+            disturb(disk, unit, fault)
+        return boot(disk)

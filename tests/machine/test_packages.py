@@ -210,5 +210,30 @@ def test_the_milter_serves_after_its_installation(distribution: str, packages: P
         machine.run("systemd-analyze", "security", "--threshold=20", "egressguard-milter.service")
         machine.run("systemd-analyze", "verify", "--man=no", "egressguard-milter.service")
         assert machine.run("egressguard-milter", "explain", WEB1.ipv4)
+        _may_open_as_many_files_as_its_unit_says(machine, name)
         apt(machine, "purge", name)
         assert machine.execute("getent", "passwd", name).returncode != 0
+
+
+def _may_open_as_many_files_as_its_unit_says(machine: Machine, unit: str) -> None:
+    """Or as many as PID 1 itself may give, where that is less."""
+    wanted = min(int(machine.run("systemctl", "show", "--value", "--property=LimitNOFILE", unit)), _open_files(machine, "1", column=4))
+    assert wanted > 1024
+    assert _open_files(machine, _main_pid(machine, unit)) >= wanted
+    machine.run("sh", "-c", f"mkdir -p /run/systemd/system/{unit}.service.d; "
+                            f"printf '[Service]\nLimitNOFILE=1024\n' >/run/systemd/system/{unit}.service.d/mutant.conf")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", unit)
+    assert _open_files(machine, _main_pid(machine, unit)) == 1024, "mutant: the unit's word counts"
+    assert "room for" in machine.run(unit, "status"), "and what it costs is told"
+    machine.run("rm", "-r", f"/run/systemd/system/{unit}.service.d")
+
+
+def _main_pid(machine: Machine, unit: str) -> str:
+    return machine.run("systemctl", "show", "--value", "--property=MainPID", unit).strip()
+
+
+def _open_files(machine: Machine, pid: str, column: int = 3) -> int:
+    """The soft limit; of column 4 the hard one."""
+    line = next(line for line in machine.run("cat", f"/proc/{pid}/limits").splitlines() if line.startswith("Max open files"))
+    return int(line.split()[column])

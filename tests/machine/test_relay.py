@@ -117,7 +117,7 @@ def _remove_and_install_again(here: Crossroads, packages: Packages) -> None:
 
 
 def changed(package: Path, folder: Path, *, conffile: bool = False) -> Path:
-    """The package of a later version, in which the sample says something else; as the policy itself if `conffile`."""
+    """The package of the next version, in which the sample says something else; as the policy itself if `conffile`."""
     tree = folder / package.name.removesuffix(".deb")
     subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
     sample = tree / f"usr/share/{NAME}/{NAME}.toml"
@@ -139,3 +139,27 @@ def test_mutant_a_policy_that_is_a_conffile_stops_an_upgrade(relay: Disk, packag
         here.machine.wait_until_booted()
         with pytest.raises(LabError, match="conffile"):
             upgrade(here.machine, changed(packages.deb(NAME, 2), tmp_path, conffile=True))
+
+
+def test_an_upgrade_from_a_policy_that_was_a_conffile_leaves_it_alone(distribution: str, packages: Packages, tmp_path: Path) -> None:
+    """As the first packages had it: dpkg forgets the file, asks nothing, lays nothing beside it, and purge still finds it."""
+    former = changed(packages.deb(NAME, 1), tmp_path, conffile=True)
+    with Disk(image(distribution)) as disk, Crossroads(disk, per_second=0) as here:
+        machine = here.machine
+        machine.wait_until_booted()
+        machine.copy_in(former, "/var/tmp")
+        with machine.internet():
+            machine.run("apt-get", "-qq", "update")
+            apt(machine, "--no-install-recommends", "install", f"/var/tmp/{former.name}")
+        assert POLICY in machine.run("dpkg-query", "-W", "-f=${Conffiles}", NAME)
+        machine.run("sed", "-i", f"$a # {CLIENTS} is ours", POLICY)
+        before = machine.run("sha256sum", POLICY)
+        upgrade(machine, packages.deb(NAME, 2))
+        assert machine.run("sha256sum", POLICY) == before
+        assert machine.run("ls", "/etc/egressguard").split() == [Path(POLICY).name], "no .dpkg-old, no .dpkg-dist"
+        machine.run("systemctl", "is-active", NAME)
+        upgrade(machine, changed(packages.deb(NAME, 2), tmp_path))
+        apt(machine, "remove", NAME)
+        assert machine.run("sha256sum", POLICY) == before
+        apt(machine, "purge", NAME)
+        assert machine.execute("test", "-e", "/etc/egressguard").returncode != 0
