@@ -140,6 +140,13 @@ def test_a_login_pays_for_its_own_messages_and_for_no_others() -> None:
     assert answers(made.hear(yours + message())) == ["c"] * 3
 
 
+def test_logins_that_are_no_utf8_are_told_apart() -> None:
+    made = conversation(parts(Policy(limits=Base(messages=100), login_limits=KeyRates(messages=1))).limits)
+    one, other = (wire.packet(b"D", b"M{auth_authen}\0" + name + b"\0") for name in (b"\xfe", b"\xff"))
+    assert answers(made.hear(one + message() + other + message())) == ["c"] * 6
+    assert answers(made.hear(one + mail()))[0].startswith("y451 4.3.2 login ")
+
+
 def test_recipients_that_the_mta_refuses_are_counted_and_taken_for_none() -> None:
     made = conversation(parts(Policy(limits=Base(messages=9, refused_recipients=2))).limits)
     refused = macros(b"R", _rcpt_mailer_="error") + rcpt()
