@@ -110,8 +110,8 @@ def test_a_verdict_shrinks_the_limit_and_the_report_says_so(site: Site) -> None:
     assert suspect.send(3) == [250, 451, 451]
     assert "limit of 1 messages in 600 seconds (tightened)" in suspect.replies[-1][1]
     assert other.send(3) == [250] * 3
-    expected = {Host("192.0.2.1"): Reported(Tier.TIGHTENED, 1, 1, 2, {"messages": 2}, 1, 0, 1, 1),
-                Host("192.0.2.2"): Reported(Tier.NORMAL, 10, 3, 0, {}, 3, 0, 1, 1)}
+    expected = {Host("192.0.2.1"): Reported(Tier.TIGHTENED, 1, 1, 2, {"messages": 2}, 1, 0, 1, 1, 0, 3, 1, 1),
+                Host("192.0.2.2"): Reported(Tier.NORMAL, 10, 3, 0, {}, 3, 0, 1, 1, 0, 3, 1, 1)}
 
     def reported() -> bool:
         report = site.report()
