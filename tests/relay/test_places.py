@@ -114,6 +114,14 @@ def test_refused_recipients_stop_a_client_that_shares_an_account_in_the_message_
     assert (decision.limit, decision.key) == ("refused_recipients", "network 198.51.100.0/24")
 
 
+def test_what_strangers_used_up_is_none_of_a_known_clients_use_where_there_is_no_room_for_either() -> None:
+    site = parts(Policy(limits=Base(messages=4), max_clients=1, client=(ClientRule(match=("192.0.2.1", "192.0.2.2")),)))
+    for taker in ("192.0.2.1", "198.51.100.1"):
+        assert send(site.session(taker), 1) == 1
+    assert send(site.session("192.0.2.100"), 9) == 4
+    assert send(site.session("192.0.2.2"), 9) == 4
+
+
 def test_pools_do_not_push_each_other_out() -> None:
     ledger = Ledger(WINDOW_S, 4)
     for n in range(100):
