@@ -6,6 +6,8 @@ import pytest
 
 from tests.relay.running import Relay, Site
 
+pytest.register_assert_rewrite("tests.relay.limits_alike")  # it holds tests, which two files import
+
 
 @pytest.fixture(scope="session")
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:

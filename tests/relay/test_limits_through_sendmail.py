@@ -6,12 +6,22 @@ from pathlib import Path
 import pytest
 
 from egressguard.core.verdict import State
-from lab.namespaces import Namespace, wait_until
+from lab.namespaces import Namespace
 from lab.sendmail import Sendmail
 from lab.sink import Sink
 from tests.relay import mtas
+from tests.relay.limits_alike import (  # noqa: F401
+    ADDRESSES,
+    data,
+    recipients,
+    run,
+    test_connections_at_once_are_refused_with_421_until_one_closes,
+    test_connections_over_the_rate_are_refused_with_421_and_an_open_one_goes_on,
+    test_messages_per_connection_and_a_new_connection_begins_anew,
+    test_recipients_over_time_are_deferred_at_rcpt_and_no_message_ever_gets_554,
+    test_recipients_per_message_over_the_limit_are_deferred_and_the_message_goes_to_the_others,
+)
 from tests.relay.running import MILTER_PORT, REFUSED_DOMAIN, SINK_PORT, Client, Milter, Site, send_together
-from tests.relay.test_limits_through_postfix import ADDRESSES, data, greeting, recipients, run
 
 CLIENTS = ("192.0.2.1", "192.0.2.2", "2001:db8:0:1::1")
 
@@ -72,57 +82,6 @@ def test_of_parallel_messages_exactly_as_many_as_the_limit_pass(site: Site, addr
 def test_a_network_has_one_budget_over_all_its_clients(site: Site) -> None:
     run(site, "", "[[client]]\nmatch = ['192.0.2.0/24', '2001:db8::/32']\nshared = { messages = 3 }\n")
     assert sorted(send_together([site.relay.client(a) for a in CLIENTS] * 3)) == [250] * 3 + [451] * 6
-
-
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_connections_over_the_rate_are_refused_with_421_and_an_open_one_goes_on(site: Site, address: str) -> None:
-    milter = run(site, "connections = 3")
-    client = site.relay.client(address)
-    with client.connect() as first:
-        assert [greeting(client)[0] for _ in range(4)] == [220, 220, 421, 421]
-        assert client.send_over(first) == 250
-    milter.wait_for_log("limit=connections most=3 used=3 window_s=600")
-
-
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_connections_at_once_are_refused_with_421_until_one_closes(site: Site, address: str) -> None:
-    run(site, "open_connections = 2")
-    client = site.relay.client(address)
-    one, two = client.connect(), client.connect()
-    assert greeting(client)[0] == 421
-    assert [client.send_over(smtp) for smtp in (one, two)] == [250, 250]
-    one.quit()
-    wait_until(lambda: greeting(client)[0] == 220, "the place of the closed connection")
-    two.quit()
-
-
-def test_recipients_per_message_over_the_limit_are_deferred_and_the_message_goes_to_the_others(site: Site) -> None:
-    run(site, "recipients_per_message = 2")
-    with site.relay.client("192.0.2.1").connect() as smtp:
-        for _ in range(2):
-            assert recipients(smtp, 4) == [250, 250, 451, 451]
-            assert data(smtp) == 250
-
-
-def test_messages_per_connection_and_a_new_connection_begins_anew(site: Site) -> None:
-    run(site, "messages_per_connection = 2")
-    client = site.relay.client("192.0.2.1")
-    for _ in range(2):
-        with client.connect() as smtp:
-            assert [client.send_over(smtp) for _ in range(3)] == [250, 250, 451]
-    assert "its limit of 2 messages per connection" in client.replies[-1][1]
-
-
-@pytest.mark.parametrize("address", ADDRESSES)
-def test_recipients_over_time_are_deferred_at_rcpt_and_no_message_ever_gets_554(site: Site, address: str) -> None:
-    run(site, "recipients = 5")
-    with site.relay.client(address).connect() as smtp:
-        assert recipients(smtp, 3) == [250] * 3
-        assert data(smtp) == 250
-        assert recipients(smtp, 3) == [250, 250, 451]
-        assert data(smtp) == 250
-        code, text = smtp.mail("a@inside.example")
-        assert (code, b"its limit of 5 recipients in 600 seconds" in text) == (451, True)
 
 
 def test_a_transaction_that_goes_over_the_refused_recipients_is_cut_with_421(site: Site) -> None:
