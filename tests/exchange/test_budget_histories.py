@@ -137,17 +137,22 @@ def test_a_relay_is_not_here_before_it_has_said_everything(client: Redis, monkey
     assert passed_while_it_is_said(client, monkeypatch) > 0, "the mutant"
 
 
-def passed_by_a_failover(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How much of a limit of 12 passes when the replica that is promoted had only seen 4 of 12."""
-    world, one, other = two_relays(client, monkeypatch, tells=False)
+def passed_on_a_copy(world: World, one: Relay, other: Relay, happens: Callable[[], None], hear: tuple[Relay, ...]) -> int:
+    """How much of a limit of 12 passes when the relays go on with a copy that had only seen 4 of 12; `hear` do so first."""
     passed = sum(world.begin(one, (OTHER,)) for _ in range(4))
     world.server.replicate()
     passed += sum(world.begin(one, (OTHER,)) for _ in range(8))
-    world.server.fail_over()
+    happens()
     world.server.set_clock(world.now_s)
-    for relay in (other, one) * 2:
+    for relay in hear:
         relay.tend()
     return passed + taken(world, other, [OTHER] * 12)
+
+
+def passed_by_a_failover(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The same when a replica is promoted."""
+    world, one, other = two_relays(client, monkeypatch, tells=False)
+    return passed_on_a_copy(world, one, other, world.server.fail_over, (other, one) * 2)
 
 
 def test_after_a_failover_everything_is_said_again(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,16 +162,9 @@ def test_after_a_failover_everything_is_said_again(client: Redis, monkeypatch: p
 
 
 def passed_after_a_start_with_what_was_saved(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How much of a limit of 12 passes when the same server starts again with 4 of 12."""
+    """The same when the server itself starts again."""
     world, one, other = two_relays(client, monkeypatch)
-    passed = sum(world.begin(one, (OTHER,)) for _ in range(4))
-    world.server.replicate()
-    passed += sum(world.begin(one, (OTHER,)) for _ in range(8))
-    world.server.start_again()
-    world.server.set_clock(world.now_s)
-    for relay in (other, other):
-        relay.tend()
-    return passed + taken(world, other, [OTHER] * 12)
+    return passed_on_a_copy(world, one, other, world.server.start_again, (other, other))
 
 
 def test_a_server_that_starts_again_with_what_it_had_saved_is_told_what_it_missed(
