@@ -70,7 +70,7 @@ class Judgement:
         self._forgiven = int(self._database.meta(FORGIVEN) or -1)
         self._history = self._forgiven if self._forgiven >= 0 else last
         self._verdicts = self._database.verdicts(now_s)
-        self.hearsay.keep((host for host, verdict in self._verdicts.items() if not verdict.attempts), ())
+        self.hearsay.keep(self._untried(), ())
         self.reports.start()
         boot, _, until = (self._database.meta(SETTLING) or "").partition(" ")
         self._settling_until_s = float(until) if boot == boot_id() else float("-inf")
@@ -228,9 +228,12 @@ class Judgement:
         for host in gone:
             del self._verdicts[host]
             self._later.pop(host, None)
-        self.hearsay.keep((host for host, verdict in self._verdicts.items() if not verdict.attempts),
-                          inventory.names.keys())
+        self.hearsay.keep(self._untried(), inventory.names.keys())
         return gone
+
+    def _untried(self) -> Iterable[Host]:
+        """The hosts that are known by what others tell, and have tried nothing here."""
+        return (host for host, verdict in self._verdicts.items() if not verdict.attempts)
 
     def states(self, machine_of: Mapping[Host, Host], senders: frozenset[Host] = frozenset()
                ) -> dict[Host, State]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from egressguard.core.errors import KernelError
-from egressguard.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR
+from egressguard.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, attributes
 
 RTM_GETROUTE, RTM_GETNEIGH = 26, 30
 RTN_UNICAST = 1
@@ -74,7 +74,7 @@ def _parted(message: bytes) -> tuple[bytes, bytes]:
 @lru_cache(maxsize=4096)
 def _way(message: bytes) -> Way:
     family, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(message)
-    found = dict(_attributes(message, _ROUTE.size))
+    found = _attributes(message, _ROUTE.size)
     if RTA_TABLE in found:
         table, = _NUMBER.unpack(found[RTA_TABLE])
     one = ((_NUMBER.unpack(found[RTA_OIF])[0], _gateway(found)),) if RTA_OIF in found else ()
@@ -86,7 +86,7 @@ def _several(data: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     while position + _HOP.size <= len(data):
         length, _, _, interface = _HOP.unpack_from(data, position)
-        yield interface, _gateway(dict(_attributes(data[position:position + length], _HOP.size)))
+        yield interface, _gateway(_attributes(data[position:position + length], _HOP.size))
         position += max((length + 3) & ~3, _HOP.size)
 
 
@@ -99,16 +99,14 @@ def read_neighbours() -> Iterator[tuple[bytes, bytes, int]]:
     """What the neighbour tables have: address, MAC and state (linux/neighbour.h). Raises KernelError."""
     for family in VERSION:
         for message in _dump(RTM_GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0), "reading the neighbours"):
-            found = dict(_attributes(message, _NEIGHBOUR.size))
+            found = _attributes(message, _NEIGHBOUR.size)
             if NDA_DST in found and NDA_LLADDR in found:
                 yield found[NDA_DST], found[NDA_LLADDR], _NEIGHBOUR.unpack_from(message)[2]
 
 
-def _attributes(message: bytes, position: int) -> Iterator[tuple[int, bytes]]:
-    while position + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, position)
-        yield kind & 0x3FFF, message[position + 4:position + length]
-        position += max((length + 3) & ~3, _ATTRIBUTE.size)
+def _attributes(message: bytes, start: int) -> dict[int, bytes]:
+    """By type, as bytes: what is remembered of a message must not hold all that came with it."""
+    return {kind: bytes(payload) for kind, payload in attributes(memoryview(message)[start:])}
 
 
 def _dump(kind: int, request: bytes, what: str) -> Iterator[bytes]:
