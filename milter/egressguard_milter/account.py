@@ -43,24 +43,31 @@ class Account:
     """One key while it is in use; `freeze` makes it bytes: small, and nothing for the garbage collector.
 
     `ticks[0]` stands for everything that no longer counts. `sums` are running totals, so a window's use
-    is one subtraction, and leaving a stamp out moves its count to the next one.
+    is one subtraction, and leaving a stamp out moves its count to the next one. `spare` is the ledger's: so
+    much more passes under the claim `spare_of` before any of its limits must be asked.
     """
 
-    __slots__ = ("holders", "open", "pool", "reserved", "sums", "thin_at", "ticks")
+    __slots__ = ("holders", "key", "open", "pool", "reserved", "spare", "spare_of", "sums", "thin_at", "ticks")
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+    def __init__(self, key: str, pool: Pool) -> None:
+        self.key, self.pool = key, pool
         self.ticks = [LONG_AGO]
         self.sums: tuple[list[int], ...] = ([0], [0], [0], [0])
         self.thin_at = THIN_AT
         self.reserved = [0] * KINDS  # by open transactions
         self.open = 0
         self.holders = 0
+        self.spare, self.spare_of = 0, None
 
     def used(self, kind: Kind, window_s: float, now_s: float) -> int:
         """How much of `kind` counts in the window that ends now, reservations left out."""
         sums = self.sums[kind]
         return sums[-1] - sums[bisect_right(self.ticks, (now_s - window_s) * TICKS_PER_S) - 1]
+
+    def total(self, kind: Kind) -> int:
+        """How much of `kind` is remembered, reservations included: no less than what counts in any window."""
+        sums = self.sums[kind]
+        return sums[-1] - sums[0] + self.reserved[kind]
 
     def free_at_s(self, kind: Kind, window_s: float, now_s: float, leaving: int) -> float:
         """When `leaving` of what counts now will have left the window."""
@@ -71,8 +78,7 @@ class Account:
 
     def stamp(self, amounts: Amounts, now_s: float) -> None:
         """So much was accepted at `now_s`."""
-        tick, ticks, (a, b, c, d) = ceil(now_s * TICKS_PER_S), self.ticks, self.sums
-        connections, messages, recipients, refused = amounts
+        tick, ticks = ceil(now_s * TICKS_PER_S), self.ticks
         if tick > ticks[-1]:
             ticks.append(tick)
             for sums in self.sums:
@@ -80,10 +86,9 @@ class Account:
             if len(ticks) > self.thin_at:
                 self._thin(tick)
         # An earlier tick than the newest: threads read the clock before they get the lock.
-        a[-1] += connections
-        b[-1] += messages
-        c[-1] += recipients
-        d[-1] += refused
+        for sums, amount in zip(self.sums, amounts, strict=True):
+            if amount:
+                sums[-1] += amount
 
     def prune(self, horizon_s: float, now_s: float) -> None:
         """Forgets what is older than every window."""
@@ -138,9 +143,9 @@ class Account:
         return struct.pack(f"=Bq{len(words)}I", mask, newest, *words)
 
 
-def thaw(frozen: bytes) -> Account:
-    """The account that `freeze` made bytes."""
-    account = Account(pool_of(frozen))
+def thaw(key: str, frozen: bytes) -> Account:
+    """The account of `key` that `freeze` made bytes."""
+    account = Account(key, pool_of(frozen))
     kinds = [k for k in range(KINDS) if frozen[0] >> k & 1]
     newest, *words = struct.unpack_from(f"=q{(len(frozen) - HEAD_BYTES) // 4}I", frozen, 1)
     if newest == LONG_AGO:

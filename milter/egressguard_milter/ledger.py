@@ -13,8 +13,10 @@ from egressguard_milter.account import Account, Amounts, Kind, Pool
 from egressguard_milter.places import Places
 from egressguard_milter.records import Forgetful, Memory, Record
 
-MESSAGES, RECIPIENTS = int(Kind.MESSAGES), int(Kind.RECIPIENTS)  # an enumeration is slower to ask
+CONNECTIONS, MESSAGES, RECIPIENTS = map(int, (Kind.CONNECTIONS, Kind.MESSAGES, Kind.RECIPIENTS))  # quicker to ask
 HELD_RETRY_S = 10.0  # when open transactions fill the limit, nobody knows for how long
+MESSAGE = (0, 1, 1, 1)  # what is asked for at its beginning: refused recipients too, as at their limit nothing passes
+ENDLESS = 1 << 62
 
 
 class Cap(NamedTuple):
@@ -54,7 +56,7 @@ class Refusal(NamedTuple):
 class Hold:
     """What one transaction or connection has reserved, and where."""
 
-    accounts: list[tuple[str, Account]] = field(default_factory=list)
+    accounts: Sequence[Account]
     claims: Sequence[Claim] = ()
     messages: int = 0
     recipients: int = 0
@@ -74,10 +76,10 @@ class Ledger:
         """Opens a connection that counts for every claim at once; the first claim is the client's."""
         with self._lock:
             accounts = self._accounts(claims, now_s)
-            first = accounts[0][1]
-            refusal = _first_refusal(claims, accounts, (1, 0, 0, 0), now_s)
+            first = accounts[0]
+            refusal = self._first_refusal(claims, accounts, (1, 0, 0, 0), now_s)
             if refusal is None and most_open is not None and first.open >= most_open:
-                refusal = Refusal(accounts[0][0], None, most_open, first.open, HELD_RETRY_S)
+                refusal = Refusal(first.key, None, most_open, first.open, HELD_RETRY_S)
             if refusal is not None:
                 self._let_go(accounts, now_s)
                 return refusal
@@ -90,30 +92,33 @@ class Ledger:
         """Takes one message with one recipient of every claim, or of none."""
         with self._lock:
             accounts = self._accounts(claims, now_s)
-            refusal = _first_refusal(claims, accounts, (0, 1, 1, 1), now_s)
+            refusal = self._first_refusal(claims, accounts, MESSAGE, now_s)
             if refusal is not None:
                 self._let_go(accounts, now_s)
                 return refusal
-            for _, account in accounts:
-                account.reserved[MESSAGES] += 1
-                account.reserved[RECIPIENTS] += 1
+            for account in accounts:
+                reserved = account.reserved
+                reserved[MESSAGES] += 1
+                reserved[RECIPIENTS] += 1
+                account.spare -= 1
             return Hold(accounts, claims, 1, 1)
 
     def extend(self, hold: Hold, now_s: float) -> Refusal | None:
         """Takes one recipient more for the message of `hold`."""
         with self._lock:
-            refusal = _first_refusal(hold.claims, hold.accounts, (0, 0, 1, 0), now_s)
+            refusal = self._first_refusal(hold.claims, hold.accounts, (0, 0, 1, 0), now_s)
             if refusal is None:
                 hold.recipients += 1
-                for _, account in hold.accounts:
+                for account in hold.accounts:
                     account.reserved[RECIPIENTS] += 1
+                    account.spare -= 1
             return refusal
 
     def shorten(self, hold: Hold, now_s: float) -> None:
         """Gives back the recipient that was taken last."""
         with self._lock:
             hold.recipients -= 1
-            for _, account in hold.accounts:
+            for account in hold.accounts:
                 account.reserved[RECIPIENTS] -= 1
 
     def settle(self, hold: Hold, recipients: int, now_s: float) -> None:
@@ -121,6 +126,9 @@ class Ledger:
         with self._lock:
             if hold.messages:
                 self._stamp(hold.accounts, (0, 1, recipients, 0), hold.claims, now_s)
+                if recipients > hold.recipients:  # than were asked for
+                    for account in hold.accounts:
+                        account.spare = 0
             self._release(hold, now_s)
 
     def release(self, hold: Hold, now_s: float) -> None:
@@ -133,7 +141,8 @@ class Ledger:
         with self._lock:
             accounts = self._accounts((claim,), now_s)
             self._stamp(accounts, (0, 0, 0, 1), (claim,), now_s)
-            refusal = _first_refusal((claim,), accounts, (0, 0, 0, 1), now_s)
+            accounts[0].spare = 0
+            refusal = self._first_refusal((claim,), accounts, (0, 0, 0, 1), now_s)
             self._let_go(accounts, now_s)
             return refusal
 
@@ -201,55 +210,74 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._places)
 
-    def _accounts(self, claims: Sequence[Claim], now_s: float) -> list[tuple[str, Account]]:
-        return [self._places.take(c.key, c.pool, c.neighbours, now_s) for c in claims]
+    def _accounts(self, claims: Sequence[Claim], now_s: float) -> list[Account]:
+        take = self._places.take
+        return [take(key, pool, neighbours, now_s) for key, _, pool, neighbours in claims]
 
-    def _let_go(self, accounts: Iterable[tuple[str, Account]], now_s: float) -> None:
-        for key, account in accounts:
-            self._places.put_back(key, account, now_s)
+    def _let_go(self, accounts: Iterable[Account], now_s: float) -> None:
+        for account in accounts:
+            self._places.put_back(account, now_s)
 
-    def _stamp(self, accounts: Sequence[tuple[str, Account]], amounts: Amounts, claims: Sequence[Claim],
+    def _first_refusal(self, claims: Sequence[Claim], accounts: Sequence[Account], amounts: Amounts,
+                       now_s: float) -> Refusal | None:
+        """The first limit that `amounts` more would exceed. Whose account has something to spare is not asked:
+        most clients are far below their limits.
+        """
+        for claim, account in zip(claims, accounts, strict=True):
+            if account.spare > 0 and account.spare_of is claim and not amounts[CONNECTIONS]:
+                continue
+            self._places.prune(account, now_s)
+            refusal = _refusal(claim, account, amounts, now_s)
+            if refusal is not None:
+                return refusal
+            account.spare, account.spare_of = _spare(claim, account), claim
+        return None
+
+    def _stamp(self, accounts: Sequence[Account], amounts: Amounts, claims: Sequence[Claim],
                now_s: float) -> None:
         """Stamps and writes only what some limit asks for: an unlimited key costs neither time nor room."""
         records = []
-        for (key, account), claim in zip(accounts, claims, strict=True):
+        for account, claim in zip(accounts, claims, strict=True):
             for kind, _, _ in claim.caps:
                 if amounts[kind]:
                     account.stamp(amounts, now_s)
-                    records.append(Record(key, account.pool, amounts, now_s))
+                    records.append(Record(account.key, account.pool, amounts, now_s))
                     break
         if records:
             self._memory.write(records)
 
     def _release(self, hold: Hold, now_s: float) -> None:
-        for key, account in hold.accounts:
-            account.reserved[MESSAGES] -= hold.messages
-            account.reserved[RECIPIENTS] -= hold.recipients
-            account.open -= hold.open
-            self._places.put_back(key, account, now_s)
-        hold.accounts, hold.messages, hold.recipients, hold.open = [], 0, 0, 0
+        messages, recipients, opened = hold.messages, hold.recipients, hold.open
+        for account in hold.accounts:
+            reserved = account.reserved
+            reserved[MESSAGES] -= messages
+            reserved[RECIPIENTS] -= recipients
+            account.open -= opened
+            self._places.put_back(account, now_s)
+        hold.accounts, hold.messages, hold.recipients, hold.open = (), 0, 0, 0
 
 
 def _used(account: Account, cap: Cap, now_s: float) -> int:
     return account.used(cap.kind, cap.window_s, now_s) + account.reserved[cap.kind]
 
 
-def _first_refusal(claims: Sequence[Claim], accounts: Sequence[tuple[str, Account]], amounts: Amounts,
-                   now_s: float) -> Refusal | None:
-    """The first limit that `amounts` more would exceed; a kind with amount 0 is not asked.
-
-    Refused recipients are asked for with 1, though the message adds none: at the limit nothing passes.
-    """
-    for claim, (key, account) in zip(claims, accounts, strict=True):
-        for cap in claim.caps:
-            kind, most, _ = cap
-            amount, sums = amounts[kind], account.sums[kind]
-            # No less than what counts in any window, and quicker to tell.
-            if not amount or sums[-1] - sums[0] + account.reserved[kind] + amount <= most:
-                continue
-            if (used := _used(account, cap, now_s)) + amount > cap.most:
-                return Refusal(key, cap, cap.most, used, _retry_s(account, cap, used, amount, now_s))
+def _refusal(claim: Claim, account: Account, amounts: Amounts, now_s: float) -> Refusal | None:
+    """The first limit of `claim` that `amounts` more would exceed; a kind with amount 0 is not asked."""
+    for cap in claim.caps:
+        amount = amounts[cap.kind]
+        if not amount or account.total(cap.kind) + amount <= cap.most:
+            continue
+        if (used := _used(account, cap, now_s)) + amount > cap.most:
+            return Refusal(account.key, cap, cap.most, used, _retry_s(account, cap, used, amount, now_s))
     return None
+
+
+def _spare(claim: Claim, account: Account) -> int:
+    """How many messages, recipients and refused recipients more, together, surely pass: as many as if nothing
+    that is remembered ever left a window.
+    """
+    return min((cap.most - account.total(cap.kind) for cap in claim.caps if cap.kind != CONNECTIONS),
+               default=ENDLESS)
 
 
 def _retry_s(account: Account, cap: Cap, used: int, amount: int, now_s: float) -> float:

@@ -48,29 +48,30 @@ class Places:
                 for key, frozen in shard.items():
                     self._shard(key)[key] = frozen
 
-    def take(self, key: str, pool: Pool, neighbours: str, now_s: float) -> tuple[str, Account]:
-        """The account that pays for `key`, in use until `put_back`, and the key under which it stands."""
-        account = self._hot.get(key) or self._find(key)
-        if account is None:
-            key, account = self._place(key, pool, neighbours, now_s)
+    def take(self, key: str, pool: Pool, neighbours: str, now_s: float) -> Account:
+        """The account that pays for `key`, in use until `put_back`."""
+        account = self._hot.get(key) or self._find(key) or self._place(key, pool, neighbours, now_s)
         if account.holders:
             account.holders += 1
         else:
-            self._resting.pop(key, None)
+            self._resting.pop(account.key, None)
             account.holders = 1
-        account.prune(self._horizon_s, now_s)
-        return key, account
+        return account
 
-    def put_back(self, key: str, account: Account, now_s: float) -> None:
+    def prune(self, account: Account, now_s: float) -> None:
+        """Forgets of an account what has left every window."""
+        account.prune(self._horizon_s, now_s)
+
+    def put_back(self, account: Account, now_s: float) -> None:
         """Ends one use of an account."""
         account.holders -= 1
         if account.holders:
             return
         if account.idle():
-            del self._hot[key]
+            del self._hot[account.key]
             self._count[account.pool] -= 1
             return
-        self._resting[key] = None
+        self._resting[account.key] = None
         if len(self._resting) > MOST_RESTING:
             oldest = next(iter(self._resting))
             del self._resting[oldest]
@@ -92,7 +93,7 @@ class Places:
         account = self._hot.get(key)
         if account is None:
             frozen = self._shard(key).get(key)
-            return thaw(frozen) if frozen is not None else None
+            return thaw(key, frozen) if frozen is not None else None
         return account
 
     def payer(self, key: str, pool: Pool, neighbours: str) -> str:
@@ -105,7 +106,7 @@ class Places:
         """Drops the stamps of `key`; whether there were any."""
         account = self._hot.get(key)
         if account is not None:
-            fresh = Account(account.pool)
+            fresh = Account(key, account.pool)
             had = len(account.ticks) > 1
             account.ticks, account.sums, account.thin_at = fresh.ticks, fresh.sums, fresh.thin_at
             return had
@@ -148,26 +149,26 @@ class Places:
         if account is None:
             frozen = self._shard(key).pop(key, None)
             if frozen is not None:
-                account = self._hot[key] = thaw(frozen)
+                account = self._hot[key] = thaw(key, frozen)
         return account
 
     def _new(self, key: str, pool: Pool) -> Account:
         self._count[pool] += 1
-        account = self._hot[key] = Account(pool)
+        account = self._hot[key] = Account(key, pool)
         return account
 
-    def _place(self, key: str, pool: Pool, neighbours: str, now_s: float) -> tuple[str, Account]:
+    def _place(self, key: str, pool: Pool, neighbours: str, now_s: float) -> Account:
         """A new account, or a shared one where there is no room for it."""
         neighbours, rest = _shared(pool, neighbours)
         if self._has_room(pool, now_s):
-            return key, self._heir(key, pool, (neighbours, rest), now_s)
+            return self._heir(key, pool, (neighbours, rest), now_s)
         if neighbours:
             account = self._find(neighbours)
             if account is not None:
-                return neighbours, account
+                return account
             if self._has_room(Pool.OVERFLOW, now_s):
-                return neighbours, self._heir(neighbours, Pool.OVERFLOW, (rest,), now_s)
-        return rest, self._find(rest) or self._new(rest, Pool.OVERFLOW)
+                return self._heir(neighbours, Pool.OVERFLOW, (rest,), now_s)
+        return self._find(rest) or self._new(rest, Pool.OVERFLOW)
 
     def _heir(self, key: str, pool: Pool, shared: tuple[str, ...], now_s: float) -> Account:
         """A new account with the stamps of the first shared one there is; it has the others' as well."""

@@ -23,7 +23,7 @@ SHARED_KINDS = (Kind.MESSAGES, Kind.RECIPIENTS)
 BATCH, SAYING_S = 16, 0.1  # keys in one call; how long one step may take for all that is to be said
 TRIES = 3
 AWAY_RETRY_S = 60.0
-NOTHING = Account(Pool.KNOWN)
+NOTHING = Account("", Pool.KNOWN)
 
 
 class Budget(NamedTuple):
@@ -262,14 +262,15 @@ class SharedLedger(Ledger):
 
 
 def _budgets(hold: Hold, amounts: Amounts) -> list[Budget]:
-    return [Budget(Counted(claim.key, kind, window_s), most, account if key == claim.key else None)
-            for claim, (key, account) in zip(hold.claims, hold.accounts, strict=True)
+    return [Budget(Counted(claim.key, kind, window_s), most, account if account.key == claim.key else None)
+            for claim, account in zip(hold.claims, hold.accounts, strict=True)
             for kind, most, window_s in claim.caps if kind in SHARED_KINDS and amounts[kind]]
 
 
 def _keys(hold: Hold) -> list[str]:
     """Those with an account of their own: what a key has used in a shared one, nobody can say."""
-    return [key for claim, (key, _) in zip(hold.claims, hold.accounts, strict=False) if key == claim.key]
+    return [claim.key for claim, account in zip(hold.claims, hold.accounts, strict=False)
+            if account.key == claim.key]
 
 
 def _refusal(budget: Budget, most: int, used: int, retry_s: float) -> Refusal:

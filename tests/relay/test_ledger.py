@@ -110,7 +110,7 @@ def test_whoever_comes_back_when_told_is_accepted_and_not_before(
 def test_no_window_ever_holds_more_than_the_limit_and_no_place_is_lost_for_long(
         gaps: list[float], limit: int, window_s: float) -> None:
     """At any times, also where many stamps are merged: the law of account.py."""
-    account, accepted, now_s = Account(Pool.STRANGER), list[float](), 0.0
+    account, accepted, now_s = Account(A, Pool.STRANGER), list[float](), 0.0
     for gap in gaps:
         now_s += gap / 4
         account.prune(3000.0, now_s)
@@ -125,14 +125,14 @@ def test_no_window_ever_holds_more_than_the_limit_and_no_place_is_lost_for_long(
 
 def test_a_stamp_between_two_ticks_counts_for_its_whole_window() -> None:
     for millisecond in range(0, 200, 7):
-        account, at_s = Account(Pool.STRANGER), 50 + millisecond / 1000
+        account, at_s = Account(A, Pool.STRANGER), 50 + millisecond / 1000
         account.stamp((0, 1, 1, 0), at_s)
         assert account.used(Kind.MESSAGES, 10.0, at_s + 9.999) == 1
         assert account.used(Kind.MESSAGES, 10.0, at_s + 10.0 + 1 / TICKS_PER_S) == 0
 
 
 def test_places_of_very_many_messages_come_back_in_time_too() -> None:
-    account, window_s = Account(Pool.STRANGER), 600.0
+    account, window_s = Account(A, Pool.STRANGER), 600.0
     times = [n * 0.4 for n in range(4000)]
     for now_s in times:
         account.stamp((0, 1, 1, 0), now_s)
@@ -144,7 +144,7 @@ def test_places_of_very_many_messages_come_back_in_time_too() -> None:
 
 
 def test_however_many_stamps_there_are_an_account_stays_small() -> None:
-    account = Account(Pool.STRANGER)
+    account = Account(A, Pool.STRANGER)
     for second in range(200_000):
         account.stamp((0, 1, 1, 0), second / 2)
         account.prune(86400.0, second / 2)
@@ -158,10 +158,10 @@ stamps = st.lists(st.tuples(st.floats(0, 5000), st.tuples(*[st.integers(0, 1000)
 @given(stamps, st.sampled_from(list(Pool)))
 def test_an_account_is_the_same_after_it_was_frozen(entries: list[tuple[float, tuple[int, int, int, int]]],
                                                     pool: Pool) -> None:
-    account = Account(pool)
+    account = Account(A, pool)
     for at_s, amounts in sorted(entries):
         account.stamp(amounts, at_s)
-    again = thaw(account.freeze())
+    again = thaw(A, account.freeze())
     assert (again.pool, again.ticks) == (account.pool, account.ticks)
     for kind in Kind:
         for window_s in (1.0, 700.0, 6000.0):
@@ -216,8 +216,8 @@ def test_of_many_threads_exactly_as_many_as_the_limit_pass(monkeypatch: pytest.M
         answer = looked(*question)
         time.sleep(0.0005)
         return answer
-    looked = ledger_module._first_refusal
-    monkeypatch.setattr(ledger_module, "_first_refusal", slowly)
+    looked = Ledger._first_refusal
+    monkeypatch.setattr(Ledger, "_first_refusal", slowly)
     ledger, limit, barrier = Ledger(WINDOW_S, 100), 40, threading.Barrier(20)
     granted: list[bool] = []
 
