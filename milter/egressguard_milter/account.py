@@ -47,7 +47,8 @@ class Account:
     much more passes under the claim `spare_of` before any of its limits must be asked.
     """
 
-    __slots__ = ("holders", "key", "open", "pool", "reserved", "spare", "spare_of", "sums", "thin_at", "ticks")
+    __slots__ = ("holders", "key", "open", "pool", "reserved", "spare", "spare_of", "sums", "thin_at",
+                 "ticks")
 
     def __init__(self, key: str, pool: Pool) -> None:
         self.key, self.pool = key, pool
@@ -57,7 +58,8 @@ class Account:
         self.reserved = [0] * KINDS  # by open transactions
         self.open = 0
         self.holders = 0
-        self.spare, self.spare_of = 0, None
+        self.spare = 0
+        self.spare_of: object = None
 
     def used(self, kind: Kind, window_s: float, now_s: float) -> int:
         """How much of `kind` counts in the window that ends now, reservations left out."""
@@ -86,9 +88,14 @@ class Account:
             if len(ticks) > self.thin_at:
                 self._thin(tick)
         # An earlier tick than the newest: threads read the clock before they get the lock.
-        for sums, amount in zip(self.sums, amounts, strict=True):
-            if amount:
-                sums[-1] += amount
+        (a, b, c, d), (connections, messages, recipients, refused) = self.sums, amounts
+        if messages:
+            b[-1] += messages
+        if recipients:
+            c[-1] += recipients
+        if connections or refused:
+            a[-1] += connections
+            d[-1] += refused
 
     def prune(self, horizon_s: float, now_s: float) -> None:
         """Forgets what is older than every window."""

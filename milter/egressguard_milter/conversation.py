@@ -48,15 +48,17 @@ class Conversation:
         if self._rest:
             data = self._rest + data
         answers, at, size = b"", 0, len(data)
-        while size - at > 4 and not self.ended:
+        while size - at > 4:
             length, command = head_at(data, at)
-            if not 0 < length <= LARGEST:
-                raise WireError("a packet of an impossible length")
             end = at + 4 + length
-            if end > size:
-                break
+            if end > size or not length:
+                if 0 < length <= LARGEST:
+                    break
+                raise WireError("a packet of an impossible length")
             handler = self._in_order.get(command)
             if handler is None:
+                if self.ended:
+                    break
                 raise WireError(f"a command out of order, or none: {data[at + 4:at + 5]!r}")
             try:
                 answers += handler(self, data[at + 5:end])
@@ -142,7 +144,7 @@ class Conversation:
         return b""
 
     def _quit(self, _: bytes) -> bytes:
-        self.ended = True
+        self.ended, self._in_order = True, NOTHING_MORE
         return b""
 
     def _quit_for_another(self, _: bytes) -> bytes:
@@ -183,6 +185,7 @@ WITH_A_CLIENT: Mapping[int, Handler] = {
     wire.END_OF_MESSAGE: Conversation._end_of_message,
     **dict.fromkeys((wire.HELO, wire.DATA, wire.UNKNOWN, wire.HEADER, wire.END_OF_HEADERS, wire.BODY),
                     Conversation._pass)}
+NOTHING_MORE: Mapping[int, Handler] = {}
 UNANSWERED = (wire.MACROS, wire.ABORT, wire.QUIT, wire.QUIT_FOR_ANOTHER)
 
 
@@ -194,7 +197,6 @@ def envelope_address(word: str) -> str:
 def declared_bytes(parameters: list[str]) -> int:
     """The SIZE= of a MAIL command, 0 without one."""
     for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.upper() == "SIZE" and value.isascii() and value.isdigit():
+        if parameter[:5].upper() == "SIZE=" and (value := parameter[5:]).isascii() and value.isdigit():
             return min(int(value[:18]), 1 << 50)
     return 0

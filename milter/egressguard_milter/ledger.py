@@ -6,16 +6,17 @@ limit, however many connections ask at once. Times are the caller's monotonic se
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from egressguard_milter.account import Account, Amounts, Kind, Pool
 from egressguard_milter.places import Places
 from egressguard_milter.records import Forgetful, Memory, Record
 
-CONNECTIONS, MESSAGES, RECIPIENTS = map(int, (Kind.CONNECTIONS, Kind.MESSAGES, Kind.RECIPIENTS))  # quicker to ask
+# An enumeration is slower to ask.
+CONNECTIONS, MESSAGES, RECIPIENTS = int(Kind.CONNECTIONS), int(Kind.MESSAGES), int(Kind.RECIPIENTS)
 HELD_RETRY_S = 10.0  # when open transactions fill the limit, nobody knows for how long
-MESSAGE = (0, 1, 1, 1)  # what is asked for at its beginning: refused recipients too, as at their limit nothing passes
+MESSAGE = (0, 1, 1, 1)  # it adds no refused recipient, but at their limit nothing passes
 ENDLESS = 1 << 62
 
 
@@ -61,7 +62,7 @@ class Hold:
     messages: int = 0
     recipients: int = 0
     open: int = 0
-    taken: list[Any] = field(default_factory=list)  # where else it is counted (shared_ledger.py)
+    taken: Sequence[Any] = ()  # where else it is counted (shared_ledger.py)
 
 
 class Ledger:
@@ -220,8 +221,9 @@ class Ledger:
 
     def _first_refusal(self, claims: Sequence[Claim], accounts: Sequence[Account], amounts: Amounts,
                        now_s: float) -> Refusal | None:
-        """The first limit that `amounts` more would exceed. Whose account has something to spare is not asked:
-        most clients are far below their limits.
+        """The first limit that `amounts` more would exceed.
+
+        An account with something to spare is not asked: most clients are far below their limits.
         """
         for claim, account in zip(claims, accounts, strict=True):
             if account.spare > 0 and account.spare_of is claim and not amounts[CONNECTIONS]:

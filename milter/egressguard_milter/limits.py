@@ -40,7 +40,8 @@ class Limits:
 
     def scaled(self, allowance: Allowance, now_s: float) -> Scaled:
         """What a client may do at `now_s`."""
-        return self.scaled_under(allowance, self._state(allowance.host, now_s))
+        state = self._state(allowance.host, now_s)
+        return allowance.scaled.get(state) or self.scaled_under(allowance, state)
 
     def scaled_under(self, allowance: Allowance, state: State) -> Scaled:
         """What a client may do under a verdict."""

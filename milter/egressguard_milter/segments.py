@@ -28,7 +28,7 @@ SEGMENT_BYTES = 4 << 20
 PREFIX = struct.Struct("=IH")  # CRC of what follows the CRC, length of the body
 BODY = struct.Struct("=Bd4H")
 CHECKED = struct.Struct("=HBd4H")  # the length and the body
-BODY_BYTES, pack_crc = BODY.size, struct.Struct("=I").pack
+BODY_BYTES, pack_crc, pack_checked = BODY.size, struct.Struct("=I").pack, CHECKED.pack
 FORGIVEN = 0xFF
 POOLS = {**{int(pool): pool for pool in Pool}, FORGIVEN: Pool.KNOWN}
 MOST = 0xFFFF
@@ -176,7 +176,7 @@ def _encode(record: Record) -> bytes:
         pool, amounts = FORGIVEN, (0, 0, 0, 0)
     a, b, c, d = amounts
     try:
-        checked = CHECKED.pack(BODY_BYTES + len(key), pool, at_s, a, b, c, d) + key
+        checked = pack_checked(BODY_BYTES + len(key), pool, at_s, a, b, c, d) + key
     except struct.error:  # more recipients at once than a record has room for
         return b"".join(_encode(record._replace(amounts=part)) for part in _parts(amounts))
     return pack_crc(crc32(checked)) + checked

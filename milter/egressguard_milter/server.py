@@ -51,6 +51,8 @@ class Server:
         self._complaints = Repetitions()
         self._paused: list[socket.socket] = []
         self._due: list[Peer] = []
+        # Its answer is sent with those of others, as each may wake a process that wants our processor.
+        self.answer_soon = self._due.append
         self._tick_at_s = 0.0
         self.stopped = ""
         self._watch(signals, self._stop)
@@ -73,10 +75,6 @@ class Server:
                 self._tick(clock())
         self._close()
         return self.stopped
-
-    def answer_soon(self, peer: "Peer") -> None:
-        """Its answer is sent with those of others, as each may wake a process that wants our processor."""
-        self._due.append(peer)
 
     def complain(self, reason: str) -> None:
         """Says what an MTA did wrong, each kind once a minute."""
@@ -147,7 +145,9 @@ class Server:
         while self._paused:
             self._poll.modify(self._paused.pop(), select.EPOLLIN)
         for peer in list(self._peers.values()):
-            if peer.heard_s < now_s - (IDLE_S if peer.let_in else NOBODY_S):
+            if peer.spoke:
+                peer.spoke, peer.heard_s = False, now_s
+            elif peer.heard_s < now_s - (IDLE_S if peer.let_in else NOBODY_S):
                 peer.end()
 
 
@@ -158,8 +158,9 @@ class Peer:
         self._server, self._connection, self._conversation = server, connection, conversation
         self._receive, self._send, self._hear = connection.recv, connection.send, conversation.hear
         self._tcp = connection.family != socket.AF_UNIX
+        self._answer_soon = server.answer_soon
         self._answers = b""
-        self.heard_s = time.monotonic()
+        self.spoke, self.heard_s = True, 0.0  # since the last tick; at which tick it had spoken
         if self._tcp:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -177,7 +178,7 @@ class Peer:
                 self._tell()
                 self.end()
             elif self._answers:
-                self._server.answer_soon(self)
+                self._answer_soon(self)
             elif self._tcp:
                 # Postfix says nothing more before this is acknowledged (Nagle), and the kernel would wait for
                 # an answer to send the acknowledgement with: 40 ms for each message.
@@ -192,7 +193,7 @@ class Peer:
         """Sends what is due."""
         try:
             self._tell()
-            self.heard_s = time.monotonic()
+            self.spoke = True
         except WireError as error:
             self._server.complain(str(error))
             self.end()

@@ -80,7 +80,7 @@ class SharedLedger(Ledger):
         known = not hold.messages or (recipients == hold.recipients and self._stands(hold, now_s))
         keys = _keys(hold)
         super().settle(hold, recipients, now_s)
-        hold.taken.clear()
+        hold.taken = ()
         if not known:
             self._must_say(keys)
 
@@ -89,7 +89,7 @@ class SharedLedger(Ledger):
         known, taken = not hold.messages or self._stands(hold, now_s), [p.taken for p in hold.taken]
         keys = _keys(hold)
         super().release(hold, now_s)
-        hold.taken.clear()
+        hold.taken = ()
         try:
             known = known and (not taken or self._budgets.back(taken))
         except Away:
@@ -157,7 +157,7 @@ class SharedLedger(Ledger):
         if isinstance(answer, Over):
             budget = budgets[answer.place]
             return _refusal(budget, budget.most, answer.used, answer.retry_s)
-        hold.taken += [Place(taken, now_s, self._sayings) for taken in answer]
+        hold.taken = [*hold.taken, *(Place(taken, now_s, self._sayings) for taken in answer)]
         return None
 
     def _asked(self, budgets: Sequence[Budget], amounts: Amounts, now_s: float, *, anyhow: bool = False

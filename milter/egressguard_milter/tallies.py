@@ -24,24 +24,22 @@ class Peak:
     A report that is lost costs nothing so, and one of a quiet time tells nothing of a busy one.
     """
 
-    minute: int = 0
+    minute: float = 0.0
     now: int = 0
     before: int = 0
 
     def saw(self, count: int, now_s: float) -> None:
         """There were so many at `now_s`."""
-        self._turn(int(now_s // 60))
-        self.now = max(self.now, count)
+        if (minute := now_s // 60) != self.minute:
+            self.before = self.now if minute == self.minute + 1 else 0
+            self.minute, self.now = minute, count
+        elif count > self.now:
+            self.now = count
 
     def most(self, now_s: float) -> int:
         """The most by `now_s`; another thread asks than counts."""
-        minutes = int(now_s // 60) - self.minute
+        minutes = now_s // 60 - self.minute
         return 0 if minutes > 1 else self.now if minutes == 1 else max(self.now, self.before)
-
-    def _turn(self, minute: int) -> None:
-        if minute != self.minute:
-            self.before = self.now if minute == self.minute + 1 else 0
-            self.minute, self.now = minute, 0
 
 
 @dataclass(slots=True)

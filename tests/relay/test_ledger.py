@@ -3,13 +3,13 @@
 import threading
 import time
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from egressguard_milter import ledger as ledger_module
 from egressguard_milter.account import PRECISION_BITS, TICKS_PER_S, Account, Kind, Pool, newest_s, thaw
 from egressguard_milter.ledger import HELD_RETRY_S, Cap, Claim, Hold, Ledger, Refusal
 from tests.promises import promise
@@ -208,6 +208,67 @@ def test_what_is_settled_or_released_twice_counts_once() -> None:
         ledger.settle(hold, 1, 0)
         ledger.release(hold, 0)
     assert [accept(ledger, claim(A, 2), 0) for _ in range(2)] == [True, False]
+
+
+ACTS = {"mail": 8, "rcpt": 4, "accept": 4, "refused": 1, "accept more": 1, "abort": 1, "forgive": 0.2, "shorten": 0.5}
+
+
+def narrow(key: str, messages: int, recipients: int, refused: int) -> Claim:
+    most = {Kind.MESSAGES: messages, Kind.RECIPIENTS: recipients, Kind.REFUSED: refused}
+    return Claim(key, tuple(Cap(kind, n, WINDOW_S) for kind, n in most.items()))
+
+
+GROUP = narrow("group", 9, 12, 100)
+PAYERS = [(narrow(A, 4, 7, 3), GROUP), (narrow(A, 2, 3, 2),), (narrow(C, 5, 6, 1), GROUP)]
+
+
+def test_an_account_that_is_not_asked_for_a_while_gives_the_same_answers() -> None:
+    """A ledger in which an account may have some to spare, beside one where every limit is asked each time."""
+    for seed in range(100):
+        chance, now_s = Random(seed), 0.0
+        quick, thorough = Ledger(WINDOW_S, 2), Thorough(WINDOW_S, 2)
+        holds: list[tuple[Hold, Hold]] = []
+        for act in chance.choices(list(ACTS), list(ACTS.values()), k=100):
+            now_s += chance.choice([0.0, 0.0, 0.3, 5.0])
+            claims = chance.choice(PAYERS)
+            mine = holds[-chance.randint(1, min(len(holds), 3))] if holds else (None, None)
+            one, other = (answered(ledger, hold, act, claims, now_s)
+                          for ledger, hold in zip((quick, thorough), mine, strict=True))
+            if isinstance(one, Hold) and isinstance(other, Hold):
+                holds.append((one, other))
+            else:
+                assert one == other, f"seed {seed}"
+
+
+class Thorough(Ledger):
+    def _first_refusal(self, *question: Any) -> Refusal | None:
+        for account in question[1]:
+            account.spare = 0
+        return super()._first_refusal(*question)
+
+
+def answered(ledger: Ledger, hold: Hold | None, act: str, claims: tuple[Claim, ...], now_s: float
+             ) -> Hold | Refusal | bool | None:
+    if act == "mail":
+        return ledger.reserve(claims, now_s)
+    if act == "refused":
+        return ledger.refused_recipient(claims[0], now_s)
+    if act == "forgive":
+        return ledger.forgive(claims[0].key, now_s)
+    return on_its_way(ledger, hold, act, now_s) if hold and hold.messages else None
+
+
+def on_its_way(ledger: Ledger, hold: Hold, act: str, now_s: float) -> Refusal | None:
+    """What may become of a message that was reserved."""
+    if act == "rcpt":
+        return ledger.extend(hold, now_s)
+    if act == "shorten" and hold.recipients > 1:
+        ledger.shorten(hold, now_s)
+    elif act == "abort":
+        ledger.release(hold, now_s)
+    elif act != "shorten":
+        ledger.settle(hold, hold.recipients + 3 * (act == "accept more"), now_s)
+    return None
 
 
 def test_of_many_threads_exactly_as_many_as_the_limit_pass(monkeypatch: pytest.MonkeyPatch) -> None:
