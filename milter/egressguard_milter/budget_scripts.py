@@ -1,27 +1,28 @@
 """What runs on the server, in Lua: it decides, at one instant and by one clock, for all relays.
 
 The server keeps its *life* (a random word, the process that it is, and when it began; an empty server, or one
-that has started again, begins one), the *roll* (each relay's session, and until when it counts as here), and
-for each budget two hashes of cells, a 64th of the window each: what all relays took, and beside it what each
-relay took, so that what a relay says replaces what it said before.
+whose data another process left, begins one), the *roll* (each relay's session, and until when it counts as
+here), and for each budget two hashes of cells, a 64th of the window each: what all relays took, and beside it
+what each relay took, so that what a relay says replaces what it said before.
 """
 
 from egressguard_milter.alone import GOES_ON_S
 
-# Begins a session: whatever an earlier connection of this relay still sends is refused from now on. Whoever
-# knows the present life from another server has followed a failover, and the last writes may be lost there;
-# whoever knows a later one than there is has found a copy of the past. So has everybody on a server that
-# keeps its data on disk and has started again: another process, which INFO tells to whoever may ask.
+# Begins a session: whatever an earlier connection of this relay still sends is refused from now on. The data
+# of a life that another process began are a copy of whatever age: the server has started again with what it
+# had saved, or it is a promoted replica, which may lack the last writes. INFO tells which process this is;
+# whoever may not ask cannot tell a copy, and begins nothing. Whoever knows a later life than there is has
+# found a primary of the past.
 GREET = """
 local t = redis.call('TIME')
 local life = redis.call('GET', KEYS[1])
 local function born(which) return tonumber(string.match(which, ' (%d+)$') or '-1') end
 local info = redis.pcall('INFO', 'server')
-local process = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
-local other = life and process ~= '' and string.match(life, '^%w+%-(%w*) ') ~= process
-local moved = life == ARGV[4] and ARGV[5] == '1'
+local process = type(info) == 'string' and string.match(info, 'run_id:(%w+)')
+if not process then return '' end
+local copy = life and string.match(life, '^%w+%-(%w*) ') ~= process
 local past = life and life ~= ARGV[4] and born(life) <= born(ARGV[4])
-if not life or other or moved or past then
+if not life or copy or past then
     life = ARGV[3] .. '-' .. process .. ' ' .. (t[1] * 1000 + math.floor(t[2] / 1000))
     redis.call('SET', KEYS[1], life)
     redis.call('DEL', KEYS[2])

@@ -30,6 +30,9 @@ SLOW_S = 0.05  # a server that takes longer than this for a call would hold up t
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 8.0
 HERE_S = 2.0
 MARGIN_S = 1.0  # two clocks do not run equally fast
+AWAY = "the server is away"
+BLIND = ("the server could be a copy of the past, since the relay's user on it may not ask INFO: put +info "
+         "into its line of the ACL file (`egressguard exchange-setup` prints it) and ACL LOAD")
 LIFE, ROLL = key("budget", "life"), key("budget", "roll")
 
 
@@ -103,8 +106,8 @@ class Budgets:
         self._line: Line | None = None
         self._lock = threading.Lock()
         self._retry_at_s, self._pause_s = float("-inf"), FIRST_RETRY_S
-        self._said_away = False
-        self._session, self._server = "", ""
+        self.trouble, self._said = AWAY, ""
+        self._session = ""
         self._heard_s, self._heard_ms = clock(), 0
         self._here_from_s = clock()  # an earlier process of this relay may have been here until now
         self.life, self.missing, self.joined = "", 0, False
@@ -169,7 +172,7 @@ class Budgets:
         try:
             found = connect(self._place)
         except (RedisError, OSError, ExchangeError) as error:
-            self._failed(now_s, error)
+            self._fail(now_s, error)
             return
         with self._lock:
             self._line = found
@@ -180,9 +183,9 @@ class Budgets:
             if self._line is None:  # it answered, and slowly
                 return
         self._pause_s = FIRST_RETRY_S
-        if self._said_away:
+        if self._said:
             logger.info(line("budgets_shared_again"))
-        self._said_away = False
+        self._said = ""
 
     def close(self) -> None:
         """Ends the connection."""
@@ -191,15 +194,14 @@ class Budgets:
             found.close()
 
     def _greet(self) -> None:
-        """Begins a session, in whatever life the server has."""
-        found = self._line
-        if found is None:
+        """Begins a session, in whatever life the server has. Raises Away, also when nobody may know which."""
+        words = [self._relay, secrets.token_hex(8), secrets.token_hex(8), self.life]
+        life = str(self._ask(GREET, [], words))
+        if not life:
+            self._fail(time.monotonic(), BLIND, BLIND)
             raise Away
-        server, self._session = f"{found.host} {found.port}", secrets.token_hex(8)
-        moved = int(bool(self._server) and server != self._server)
-        words = [self._relay, self._session, secrets.token_hex(8), self.life, moved]
-        self.life = str(self._ask(GREET, [], words))
-        self._server, self._heard_ms, self.joined = server, 0, False  # another server has another clock
+        self.life, self._session = life, words[1]
+        self._heard_ms, self.joined = 0, False  # another server has another clock
 
     def _ask(self, script: str, places: Sequence[str], words: Sequence[Any]) -> Any:
         found = self._line
@@ -210,18 +212,19 @@ class Budgets:
         try:
             [reply] = found.exchange(("EVAL", script, str(len(keys)), *keys, *map(str, words)))
         except (RedisError, OSError) as error:
-            self.close()
-            self._failed(time.monotonic(), error)
+            self._fail(time.monotonic(), error)
             raise Away from error
         if time.monotonic() - began_s > SLOW_S:  # its answer counts, but it is not asked again at once
-            self.close()
-            self._failed(time.monotonic(), TimeoutError("it is slow"))
+            self._fail(time.monotonic(), TimeoutError("it is slow"))
         return reply
 
-    def _failed(self, now_s: float, error: Exception) -> None:
+    def _fail(self, now_s: float, reason: object, trouble: str = AWAY) -> None:
+        """Ends the connection; the server is tried again later."""
+        self.close()
         self._retry_at_s = now_s + self._pause_s
         self._pause_s = min(2 * self._pause_s, LAST_RETRY_S)
-        if not self._said_away:
-            logger.warning(line("budgets_not_shared", reason=error,
+        self.trouble = trouble
+        if self._said != trouble:
+            logger.warning(line("budgets_not_shared", reason=reason,
                                 effect="each client goes on as it did here"))
-        self._said_away = True
+        self._said = trouble

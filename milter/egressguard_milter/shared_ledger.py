@@ -113,8 +113,8 @@ class SharedLedger(Ledger):
     def fault(self) -> str:
         """Says when budgets are not shared."""
         if not self._budgets.there:
-            return ("budgets are not shared: the server is away; each client may go on as it did here, later "
-                    f"with 1/{self._relays} of its limit")
+            return (f"budgets are not shared: {self._budgets.trouble}; each client may go on as it did here, "
+                    f"later with 1/{self._relays} of its limit")
         return "" if not self._budgets.missing else (
             f"budgets are not shared: {self._budgets.missing} of {self._relays} relays have not been heard "
             "since the server began; `relays` says how many there are")

@@ -1,6 +1,7 @@
 """Random histories of relays that share budgets: messages, lost answers, calls that arrive late, partitions, restarts,
-a server that forgets, one that starts again with what it had saved, and one that is replaced by a replica that had not everything. Ledgers and scripts are the
-product's, the server is real; what is simulated is time and the network.
+a server that forgets, one that starts again with what it had saved, one that is replaced by a replica that had not everything, one
+that comes back as the primary that it was before its replica was promoted, and one that does not tell which process it is. Ledgers and
+scripts are the product's, the server is real; what is simulated is time and the network.
 """
 
 import random
@@ -33,11 +34,13 @@ class Server:
     """
 
     client: Redis
-    tells: bool = True  # to relays, which process it is
     number: int = 1
     starts: int = 0
+    process: int = 0
+    tells: bool = True  # to relays, which process it is
     late: list[tuple[Any, ...]] = field(default_factory=list)
     copy: dict[bytes, bytes] = field(default_factory=dict)
+    former: tuple[int, dict[bytes, bytes]] | None = None
 
     def set_clock(self, now_s: float) -> None:
         self.client.hset("clock", mapping={"s": int(now_s), "us": int(now_s % 1 * 1e6)})
@@ -48,31 +51,49 @@ class Server:
 
     def forget(self) -> None:
         self.client.flushdb()
-        self.client.set("process", f"run_id:{self.starts}" if self.tells else "")
+        self.tell(self.tells)
+
+    def tell(self, tells: bool) -> None:
+        self.tells = tells
+        self.client.set("process", f"run_id:{self.process}" if tells else "")
+
+    def data(self) -> dict[bytes, bytes]:
+        return {key: self.client.dump(key) for key in self.client.keys("egressguard:*")}  # type: ignore[misc]
 
     def replicate(self) -> None:
-        self.copy = {key: self.client.dump(key) for key in self.client.keys("egressguard:*")}  # type: ignore[misc]
+        self.copy = self.data()
 
     def suffer(self, what: float) -> None:
         if what < 0.185:
             self.forget()
         elif what < 0.21 or not self.copy:
             self.replicate()
-        elif what < 0.215 and self.tells:
+        elif what < 0.215:
             self.start_again()
         else:
             self.fail_over()
 
     def start_again(self) -> None:
         """With what it had saved."""
-        self.starts, self.late = self.starts + 1, []
-        self.forget()
-        for key, value in self.copy.items():
-            self.client.restore(key, 0, value)
+        self.starts += 1
+        self.be(self.starts, self.copy)
 
     def fail_over(self) -> None:
-        self.number += 1
+        self.number, self.former = self.number + 1, (self.process, self.data())
         self.start_again()
+
+    def come_back(self) -> None:
+        """The primary that was given up was cut off only, and those who talked to the promoted replica find it again."""
+        if self.former is not None:
+            self.starts, (process, data) = self.starts + 1, self.former
+            self.be(process, data)
+
+    def be(self, process: int, data: dict[bytes, bytes]) -> None:
+        """Another process, with these data; every connection ends."""
+        self.process, self.late = process, []
+        self.forget()
+        for key, value in data.items():
+            self.client.restore(key, 0, value)
 
 
 def decoded(reply: Any) -> Any:
@@ -160,9 +181,9 @@ class Relay:
 class World:
     """Relays around one server."""
 
-    def __init__(self, client: Redis, seed: int, relays: int = 0, *, tells: bool = True) -> None:
+    def __init__(self, client: Redis, seed: int, relays: int = 0) -> None:
         self.chance, self.now_s = random.Random(seed), 10_000.0
-        self.server = Server(client, tells)
+        self.server = Server(client)
         self.server.forget()
         self.server.set_clock(self.now_s)
         self.connecting: Relay | None = None
@@ -245,7 +266,11 @@ class World:
             relay.down = not relay.down
         elif what < 0.22:
             self.server.suffer(what)
-            self.server.set_clock(self.now_s)
+        elif what < 0.24:
+            self.server.come_back()
+        elif what < 0.25:
+            self.server.tell(not self.server.tells)
+        self.server.set_clock(self.now_s)
 
     def some_mail(self, relay: Relay) -> None:
         chance = self.chance
@@ -260,7 +285,7 @@ class World:
 
 def play(client: Redis, monkeypatch: Any, seed: int) -> World:
     """One history, and what follows when all is well again: after a window the limit is exact."""
-    world = World(client, seed, tells=seed % 2 == 0)
+    world = World(client, seed)
     monkeypatch.setattr("egressguard_milter.budgets.connect", world.connect)
     for relay in world.relays:
         relay.tend()
@@ -268,6 +293,7 @@ def play(client: Redis, monkeypatch: Any, seed: int) -> World:
         world.step()
     for relay in world.relays:
         relay.cut, relay.down, relay.loss = False, False, 0.0
+    world.server.tell(True)
     world.pass_time(700.0)
     for _ in range(3):  # the last one may find a copy of the past in its second step: then all begin anew in the third
         for relay in world.relays:

@@ -12,16 +12,16 @@ from egressguard_milter.account import Kind, Pool
 from egressguard_milter.budgets import Budgets
 from egressguard_milter.ledger import Cap, Claim, Hold
 from egressguard_milter.shared_ledger import SharedLedger
-from lab.valkey import Server
+from lab import valkey
 from tests import promises
-from tests.exchange.budget_histories import OTHER, Relay, World, play
+from tests.exchange.budget_histories import OTHER, Relay, Server, World, play
 
 NOW = ("redis.call('TIME')", "redis.call('HMGET', 'clock', 's', 'us')")
 PROCESS = ("redis.pcall('INFO', 'server')", "redis.call('GET', 'process')")
 
 
 @pytest.fixture
-def client(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
+def client(server: valkey.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
     """The server, whose scripts read the clock of the history, and which process it is."""
     monkeypatch.setattr(budgets, "SLOW_S", 5.0)  # a shared machine may hesitate
     monkeypatch.setattr(shared_ledger, "SAYING_S", 60.0)
@@ -38,7 +38,8 @@ def test_no_random_history_lets_more_than_a_limit_through_in_any_window(
     assert alone_passed > number / 10, "without the server something passes, too"
     promises.promise(9, "random histories of 2–4 relays that share budgets in which a window held more than its limit", 0, 0,
                      f"{number} histories: partitions, lost and late calls, killed relays, a server that forgot, one that "
-                     f"came back with what it had saved, failover to a lagging replica; {alone_passed} messages passed without the server")
+                     "came back with what it had saved, failover to a lagging replica and back to the old primary, INFO refused; "
+                     f"{alone_passed} messages passed without the server")
 
 
 def found(client: Redis, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -78,9 +79,9 @@ def test_the_histories_find_a_mutant(client: Redis, mutant: str, monkeypatch: py
     assert found(client, monkeypatch)
 
 
-def two_relays(client: Redis, monkeypatch: pytest.MonkeyPatch, *, tells: bool = True) -> tuple[World, Relay, Relay]:
-    """Two relays that have met; they are told which process the server is, or may not ask."""
-    world = World(client, 1, relays=2, tells=tells)
+def two_relays(client: Redis, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Relay, Relay]:
+    """Two relays that have met."""
+    world = World(client, 1, relays=2)
     monkeypatch.setattr(budgets, "connect", world.connect)
     for relay in world.relays * 2:
         relay.tend()
@@ -137,77 +138,98 @@ def test_a_relay_is_not_here_before_it_has_said_everything(client: Redis, monkey
     assert passed_while_it_is_said(client, monkeypatch) > 0, "the mutant"
 
 
-def passed_on_a_copy(world: World, one: Relay, other: Relay, happens: Callable[[], None], hear: tuple[Relay, ...]) -> int:
-    """How much of a limit of 12 passes when the relays go on with a copy that had only seen 4 of 12; `hear` do so first."""
+def passed_on_a_copy(world: World, one: Relay, other: Relay, happens: Callable[[], None]) -> int:
+    """How much of a limit of 12 passes when a relay goes on with a copy that had only seen 4 of 12."""
     passed = sum(world.begin(one, (OTHER,)) for _ in range(4))
     world.server.replicate()
     passed += sum(world.begin(one, (OTHER,)) for _ in range(8))
     happens()
-    world.server.set_clock(world.now_s)
-    for relay in hear:
-        relay.tend()
-    return passed + taken(world, other, [OTHER] * 12)
-
-
-def passed_by_a_failover(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The same when a replica is promoted."""
-    world, one, other = two_relays(client, monkeypatch, tells=False)
-    return passed_on_a_copy(world, one, other, world.server.fail_over, (other, one) * 2)
-
-
-def test_after_a_failover_everything_is_said_again(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert passed_by_a_failover(client, monkeypatch) == 12
-    change("GREET", "or moved or", "or")(monkeypatch)
-    assert passed_by_a_failover(client, monkeypatch) > 12, "the mutant"
-
-
-def passed_after_a_start_with_what_was_saved(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The same when the server itself starts again."""
-    world, one, other = two_relays(client, monkeypatch)
-    return passed_on_a_copy(world, one, other, world.server.start_again, (other, other))
-
-
-def test_a_server_that_starts_again_with_what_it_had_saved_is_told_what_it_missed(
-        client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert passed_after_a_start_with_what_was_saved(client, monkeypatch) == 12
-    change("GREET", "or other or", "or")(monkeypatch)
-    assert passed_after_a_start_with_what_was_saved(client, monkeypatch) > 12, "the mutant"
-
-
-def same_life(client: Redis, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the server's life goes on when a relay greets it that may not ask which process it is."""
-    _, one, other = two_relays(client, monkeypatch)
-    client.set("process", "")
-    other.begin()
-    other.tend()
-    return bool(other.budgets.life == one.budgets.life)
-
-
-def test_relays_that_may_ask_for_the_process_and_relays_that_may_not_share_one_life(
-        client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert same_life(client, monkeypatch)
-    change("GREET", "process ~= '' and ", "")(monkeypatch)
-    assert not same_life(client, monkeypatch), "the mutant"
-
-
-def passed_on_an_old_copy(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How much of a limit of 12 passes when the replica that is promoted is from before the server forgot."""
-    world, one, other = two_relays(client, monkeypatch, tells=False)
-    world.server.replicate()
-    world.pass_time(1.0)
-    world.server.forget()
-    world.server.set_clock(world.now_s)
-    for relay in (one, other) * 2:
-        relay.tend()
-    passed = sum(world.begin(one, (OTHER,)) for _ in range(12))
-    world.server.fail_over()
     world.server.set_clock(world.now_s)
     for relay in (other, other):
         relay.tend()
     return passed + taken(world, other, [OTHER] * 12)
 
 
-def test_a_copy_of_the_past_is_not_believed(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert passed_on_an_old_copy(client, monkeypatch) == 12
+COPIES = {"a server starts again with what it had saved": Server.start_again, "a replica is promoted": Server.fail_over}
+
+
+def passed_on_its(copy: str, client: Redis, monkeypatch: pytest.MonkeyPatch, *, killed: bool) -> int:
+    """The same; `killed`: the relay that finds it first is so at this very instant."""
+    world, one, other = two_relays(client, monkeypatch)
+
+    def happens() -> None:
+        COPIES[copy](world.server)
+        if killed:
+            other.begin()
+
+    return passed_on_a_copy(world, one, other, happens)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["", "and a relay is killed"])
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_is_told_what_it_missed(client: Redis, copy: str, killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passed_on_its(copy, client, monkeypatch, killed=killed) == 12
+    change("GREET", "or copy or", "or")(monkeypatch)
+    assert passed_on_its(copy, client, monkeypatch, killed=killed) > 12, "the mutant"
+
+
+def passed_with_a_server_that_does_not_tell(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The same when relays may no longer ask which process it is."""
+    world, one, other = two_relays(client, monkeypatch)
+
+    def happens() -> None:
+        world.server.fail_over()
+        world.server.tell(False)
+        other.begin()
+
+    return passed_on_a_copy(world, one, other, happens)
+
+
+def test_a_server_that_may_be_a_copy_is_not_believed(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passed_with_a_server_that_does_not_tell(client, monkeypatch) == 12
+    change("GREET", "if not process then return '' end", "process = process or ''")(monkeypatch)
+    change("GREET", "or copy or", "or process ~= '' and copy or")(monkeypatch)
+    assert passed_with_a_server_that_does_not_tell(client, monkeypatch) > 12, "the mutant"
+
+
+def test_a_relay_that_may_not_ask_which_process_the_server_is_says_so_and_goes_on_alone_until_it_may(
+        client: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    world, one, other = two_relays(client, monkeypatch)
+    world.server.start_again()
+    world.server.tell(False)
+    for relay in (one, other) * 2:
+        relay.tend()
+    for relay in (one, other):
+        assert "+info" in relay.ledger.fault
+    assert "+info" in caplog.text
+    world.pass_time(5.0)
+    assert taken(world, one, [OTHER] * 12) + taken(world, other, [OTHER] * 12) == 0, "neither had anything"
+    world.pass_time(1200.0)
+    assert taken(world, one, [OTHER] * 12) == taken(world, other, [OTHER] * 12) == 6, "its part"
+    world.server.tell(True)
+    for relay in (one, other) * 2:
+        relay.tend()
+    assert one.ledger.fault == other.ledger.fault == ""
+    assert taken(world, one, [OTHER]) == taken(world, other, [OTHER]) == 0
+
+
+def passed_on_a_primary_of_the_past(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How much of a limit of 12 passes when the primary comes back whose replica the relays went over to."""
+    world, one, other = two_relays(client, monkeypatch)
+    world.server.replicate()
+    world.server.fail_over()
+    world.pass_time(1.0)
+    for relay in (one, other) * 2:
+        relay.tend()
+    passed = sum(world.begin(one, (OTHER,)) for _ in range(12))
+    world.server.come_back()
+    world.server.set_clock(world.now_s)
+    for relay in (other, other):
+        relay.tend()
+    return passed + taken(world, other, [OTHER] * 12)
+
+
+def test_a_primary_of_the_past_is_not_believed(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passed_on_a_primary_of_the_past(client, monkeypatch) == 12
     change("GREET", "or past then", "then")(monkeypatch)
-    assert passed_on_an_old_copy(client, monkeypatch) > 12, "the mutant"
+    assert passed_on_a_primary_of_the_past(client, monkeypatch) > 12, "the mutant"

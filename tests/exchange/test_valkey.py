@@ -17,6 +17,7 @@ from egressguard.core.verdict import State
 from egressguard.exchange import Exchange, open_exchange
 from egressguard.exchange.hedged import SILENT_S, Hedged
 from egressguard.exchange.line import CALL_S, SYN_EVERY_S
+from egressguard.exchange.setup import acl_line
 from egressguard.exchange.valkey import ValkeyStore, packed, unpacked
 from egressguard_milter.account import Kind, Pool
 from egressguard_milter.budgets import Budgets
@@ -112,6 +113,23 @@ def test_relays_share_a_budget_with_the_user_that_is_set_up_for_them(site: tuple
             taken.append(hold)
     ledger._budgets.close()
     assert len(taken) == 40
+
+
+def test_without_info_a_relay_shares_no_budget_and_says_what_its_user_lacks(server: Server, tmp_path: Path) -> None:
+    """By the line of the ACL file as it is printed, and as it was before."""
+    key_file(tmp_path, "secret")
+    place = ServerPlace((("127.0.0.1", server.port),), False, "relay", str(tmp_path / "exchange.key"))
+    user = acl_line("relay", "secret").split()[1:]
+    ledger = SharedLedger(600.0, 1000, None, Budgets(place, "relay", 1), relays=1)
+    claim = Claim("192.0.2.77", (Cap(Kind.MESSAGES, 40, 600.0),), Pool.KNOWN)
+    for words, shared in (([word for word in user if word != "+info"], False), (user, True)):
+        server.command("ACL", "SETUSER", *words)
+        ledger._budgets._retry_at_s = 0.0
+        ledger.tend(time.monotonic())
+        assert ("put +info into its line of the ACL file" in ledger.fault) is not shared
+        assert isinstance(ledger.reserve([claim], time.monotonic()), Refusal) is not shared
+    ledger._budgets.close()
+    server.command("ACL", "DELUSER", "relay")
 
 
 @pytest.mark.parametrize(("role", "act"), [
