@@ -25,6 +25,7 @@ from egressguard.exchange.valkey import key
 from egressguard_milter.account import Kind
 from egressguard_milter.budget_scripts import BACK, FORGIVE, GREET, TAKE
 from egressguard_milter.journal import line, logger
+from egressguard_milter.last_life import Forgotten, LastLife
 
 SLOW_S = 0.05  # a server that takes longer than this for a call would hold up the relay's mail
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 8.0
@@ -96,11 +97,11 @@ class Away(Exception):
 class Budgets:
     """The server's budgets as `relay`, one of `relays`, sees them.
 
-    `take` and `back` are for the callbacks, `tend` for another thread.
+    `take` and `back` are for the callbacks, `tend` for another thread; `last` outlives this process.
     """
 
     def __init__(self, place: ServerPlace, relay: str, relays: int, here_s: float = HERE_S,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic, last: LastLife | None = None) -> None:
         self._place, self._relay, self._relays = place, relay, relays
         self._here_s, self._clock = here_s, clock
         self._line: Line | None = None
@@ -110,7 +111,8 @@ class Budgets:
         self._session = ""
         self._heard_s, self._heard_ms = clock(), 0
         self._here_from_s = clock()  # an earlier process of this relay may have been here until now
-        self.life, self.missing, self.joined = "", 0, False
+        self._last = last or Forgotten()
+        self.life, self.missing, self.joined = self._last.found, 0, False
 
     @property
     def there(self) -> bool:
@@ -200,6 +202,8 @@ class Budgets:
         if not life:
             self._fail(time.monotonic(), BLIND, BLIND)
             raise Away
+        if life != self.life:
+            self._last.keep(life)
         self.life, self._session = life, words[1]
         self._heard_ms, self.joined = 0, False  # another server has another clock
 

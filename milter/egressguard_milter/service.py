@@ -86,9 +86,11 @@ def _ledger(policy: Policy, memory: Segments | None) -> Ledger:
     if policy.relays == 1 or isinstance(place, SqlitePlace):
         return Ledger(policy.horizon_s, policy.max_clients, memory)
     from egressguard_milter.budgets import HERE_S, Budgets  # the client library is slow to import
+    from egressguard_milter.last_life import LifeFile
     from egressguard_milter.shared_ledger import SharedLedger
 
-    budgets = Budgets(place, policy.relay, policy.relays, max(HERE_S, 3 * policy.signal_poll_s))
+    budgets = Budgets(place, policy.relay, policy.relays, max(HERE_S, 3 * policy.signal_poll_s),
+                      last=LifeFile(policy.state_folder))
     return SharedLedger(policy.horizon_s, policy.max_clients, memory, budgets, policy.relays)
 
 

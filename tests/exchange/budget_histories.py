@@ -135,9 +135,13 @@ class Disk:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.found = ""
 
     def write(self, records: Any) -> None:
         self.records += records
+
+    def keep(self, life: str) -> None:
+        self.found = life
 
 
 @dataclass(eq=False)
@@ -166,7 +170,7 @@ class Relay:
         self.begin()
 
     def begin(self) -> None:
-        budgets = Budgets(PLACE, self.name, self.relays, clock=lambda: self.world.now_s)
+        budgets = Budgets(PLACE, self.name, self.relays, clock=lambda: self.world.now_s, last=self.disk)
         self.budgets = budgets
         self.ledger = SharedLedger(600.0, 100, self.disk, budgets, self.relays)
         self.ledger.remember(list(self.disk.records), self.world.now_s)

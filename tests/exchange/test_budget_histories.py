@@ -10,11 +10,12 @@ from redis import Redis
 from egressguard_milter import alone, budget_scripts, budgets, shared_ledger
 from egressguard_milter.account import Kind, Pool
 from egressguard_milter.budgets import Budgets
+from egressguard_milter.last_life import LATEST
 from egressguard_milter.ledger import Cap, Claim, Hold
 from egressguard_milter.shared_ledger import SharedLedger
 from lab import valkey
 from tests import promises
-from tests.exchange.budget_histories import OTHER, Relay, Server, World, play
+from tests.exchange.budget_histories import OTHER, Disk, Relay, Server, World, play
 
 NOW = ("redis.call('TIME')", "redis.call('HMGET', 'clock', 's', 'us')")
 PROCESS = ("redis.pcall('INFO', 'server')", "redis.call('GET', 'process')")
@@ -213,8 +214,10 @@ def test_a_relay_that_may_not_ask_which_process_the_server_is_says_so_and_goes_o
     assert taken(world, one, [OTHER]) == taken(world, other, [OTHER]) == 0
 
 
-def passed_on_a_primary_of_the_past(client: Redis, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How much of a limit of 12 passes when the primary comes back whose replica the relays went over to."""
+def passed_on_a_primary_of_the_past(client: Redis, monkeypatch: pytest.MonkeyPatch, *, killed: bool) -> int:
+    """How much of a limit of 12 passes when the primary comes back whose replica the relays went over to; `killed`: the relay
+    that finds it first is so at this very instant.
+    """
     world, one, other = two_relays(client, monkeypatch)
     world.server.replicate()
     world.server.fail_over()
@@ -224,12 +227,32 @@ def passed_on_a_primary_of_the_past(client: Redis, monkeypatch: pytest.MonkeyPat
     passed = sum(world.begin(one, (OTHER,)) for _ in range(12))
     world.server.come_back()
     world.server.set_clock(world.now_s)
+    if killed:
+        other.begin()
     for relay in (other, other):
         relay.tend()
     return passed + taken(world, other, [OTHER] * 12)
 
 
 def test_a_primary_of_the_past_is_not_believed(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert passed_on_a_primary_of_the_past(client, monkeypatch) == 12
+    assert passed_on_a_primary_of_the_past(client, monkeypatch, killed=False) == 12
     change("GREET", "or past then", "then")(monkeypatch)
-    assert passed_on_a_primary_of_the_past(client, monkeypatch) > 12, "the mutant"
+    assert passed_on_a_primary_of_the_past(client, monkeypatch, killed=False) > 12, "the mutant"
+
+
+def test_nor_by_a_relay_that_was_killed(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passed_on_a_primary_of_the_past(client, monkeypatch, killed=True) == 12
+    monkeypatch.setattr(Disk, "keep", lambda *_: None)
+    assert passed_on_a_primary_of_the_past(client, monkeypatch, killed=True) > 12, "the mutant"
+
+
+def test_a_relay_that_cannot_read_which_life_it_knew_believes_none_that_it_finds(
+        client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, one, other = two_relays(client, monkeypatch)
+    world.pass_time(1.0)
+    other.disk.found, before = LATEST, one.budgets.life
+    other.begin()
+    for relay in (other, one, other):
+        relay.tend()
+    assert before != one.budgets.life == other.budgets.life != LATEST
+    assert other.disk.found == other.budgets.life
