@@ -1,12 +1,15 @@
 """The daemon's canary: sent now and then, never waited for; what changes about its fate is told once."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from egressguard.core.canary import Fate, Flight, Run, summary
 from egressguard.core.errors import DatabaseError, KernelError
 from egressguard.core.settings import Settings
 from egressguard.database import Database
-from egressguard.kernel.canary import LIFETIME_S, Canary
+
+if TYPE_CHECKING:
+    from egressguard.kernel.canary import Canary
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ class CanaryWatch:
         self._canary = None
 
     def _fly(self, settings: Settings, now_s: float) -> None:
+        # With pyroute2, which costs a daemon without a canary half its start.
+        from egressguard.kernel.canary import LIFETIME_S, Canary
+
         if self._canary is not None:
             run = self._canary.landed()
             if run is not None:

@@ -1,11 +1,12 @@
-"""The network interfaces of this network namespace, through pyroute2."""
+"""The network interfaces of this network namespace, through pyroute2.
 
+It is imported when it is needed: that takes as long as all the rest of most commands.
+"""
+
+import socket
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from egressguard.core.hosts import Address
 from egressguard.core.routes import Route
@@ -19,15 +20,21 @@ UNIVERSE = 0
 FILTERING = ("clsact", "ingress")
 
 
+def _route() -> Any:
+    """A socket to ask by; a context manager."""
+    from pyroute2 import IPRoute
+
+    return IPRoute()
+
+
 def read_interfaces() -> frozenset[str]:
     """The names of all interfaces that exist now."""
-    with IPRoute() as route:
-        return frozenset(link.get_attr("IFLA_IFNAME") for link in route.get_links())
+    return frozenset(name for _, name in socket.if_nameindex())
 
 
 def read_ports() -> dict[str, frozenset[str]]:
     """The ports of every bridge, by its name."""
-    with IPRoute() as route:
+    with _route() as route:
         found = list(route.get_links())
     bridges = {link["index"]: link.get_attr("IFLA_IFNAME") for link in found if _kind(link) == "bridge"}
     return {name: frozenset(link.get_attr("IFLA_IFNAME") for link in found
@@ -38,7 +45,7 @@ def read_macs(names: Collection[str]) -> tuple[frozenset[Element], frozenset[Ele
     """Those of the interfaces `names` with the MACs that this machine sends by them, those of interfaces of
     its own on top included; and those by which others' leave rightly, as a bridge's port, or that have none.
     """
-    with IPRoute() as route:
+    with _route() as route:
         found = {link["index"]: link for link in route.get_links()}
     own, others = set[Element](), set[Element]()
     for index, link in found.items():
@@ -65,7 +72,7 @@ def read_links() -> tuple[Link, ...]:
 
 def read_links_and_routes(inside: frozenset[str]) -> tuple[tuple[Link, ...], tuple[Route, ...]]:
     """The same, and the routes by the interfaces `inside`: a million of them are gone through once."""
-    with IPRoute() as route:
+    with _route() as route:
         found = list(route.get_links())
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in found}
         addresses = _addresses(route)
@@ -82,7 +89,7 @@ def read_links_and_routes(inside: frozenset[str]) -> tuple[tuple[Link, ...], tup
 
 def read_addresses() -> frozenset[str]:
     """The addresses of this machine itself."""
-    with IPRoute() as route:
+    with _route() as route:
         return frozenset(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS") for a in route.get_addr())
 
 
@@ -98,8 +105,10 @@ def _xdp(link: Any) -> bool:
 
 def read_ways(addresses: Iterable[Address]) -> dict[str, str]:
     """The interface by which a packet to each of `addresses` would leave; what has no route is left out."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
     found = {}
-    with IPRoute() as route:
+    with _route() as route:
         names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
         for address in addresses:
             with suppress(NetlinkError):  # unreachable

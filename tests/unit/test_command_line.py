@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -247,3 +248,10 @@ def test_check_as_json_names_every_mistake(tmp_path: Path) -> None:
     done = run("egressguard", "check", "--json", "--config", wrong)
     assert done.returncode == 4
     assert [m["key"] for m in json.loads(done.stdout)["mistakes"]] == ["inside", "mode", "prots"]
+
+
+@pytest.mark.parametrize("module", ["egressguard.cli", "egressguard.daemon"])
+def test_neither_a_command_nor_the_daemon_starts_with_what_few_need(module: str) -> None:
+    """pyroute2 takes as long to import as all the rest."""
+    code = f"import {module}, sys; print('pyroute2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True).stdout == "False\n"
