@@ -18,7 +18,7 @@ from lab.network import MAILSERVER, RELAY, WEB1, WEB2, Place, World
 
 PROGRAMS = Path(sys.executable).parent
 MILTER_PORT = 8892
-READY_S = 30.0
+READY_S = 120.0
 
 FILES = """
 rules = "{rules}"

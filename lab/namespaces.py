@@ -11,9 +11,9 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,6 +26,7 @@ NETNS_FOLDER = Path("/run/netns")
 OUR_NAME = re.compile(r"eg-(\d+)-\d+-")
 CLONE_NEWNET = 0x40000000
 TERM_S = 5.0
+PATIENCE_S = 60.0  # for what comes at once, on a machine that others use as well
 
 _serial = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -114,7 +115,7 @@ class Namespace(Closing):
         listening = re.compile(rf":{port:04X} [0-9A-F]+:0000 0A ")
         return listening.search(self.call(table.read_text)) is not None
 
-    def wait_until_listening(self, port: int, *, timeout_s: float = 30.0) -> None:
+    def wait_until_listening(self, port: int, *, timeout_s: float | None = None) -> None:
         """Returns once something listens on the port in both families."""
         wait_until(
             lambda: self.listens(port, ipv6=False) and self.listens(port, ipv6=True),
@@ -153,13 +154,28 @@ QUIET: dict[str, str | int] = {
 }
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float = 30.0) -> None:
-    """Polls until the condition holds. Raises LabError naming `what` after `timeout_s`."""
+def wait_until(condition: Callable[[], bool], what: str, *, timeout_s: float | None = None) -> None:
+    """Polls until the condition holds. Raises LabError naming `what` after `timeout_s`, else PATIENCE_S."""
+    timeout_s = PATIENCE_S if timeout_s is None else timeout_s
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise LabError(f"waited {timeout_s:.0f} s in vain for {what}")
         time.sleep(0.01)
+
+
+@contextmanager
+def impatient(seconds: float = 10.0) -> Iterator[None]:
+    """Within it `wait_until` gives up sooner, by default after two of the daemon's full comparisons.
+
+    What a mutant never does need not be waited for as long as what a slow machine does late.
+    """
+    global PATIENCE_S
+    before, PATIENCE_S = PATIENCE_S, seconds
+    try:
+        yield
+    finally:
+        PATIENCE_S = before
 
 
 def end(process: subprocess.Popen[Any]) -> None:

@@ -17,7 +17,7 @@ from lab.closing import Closing
 from lab.namespaces import LabError, Namespace, wait_until
 
 PORT = 25
-START_S = 30.0
+START_S = 120.0
 STOP_S = 5.0
 OWNER = "postfix"
 GROUP = "postdrop"
@@ -190,7 +190,7 @@ class Postfix(Closing):
         """The mail log so far; empty before the first line."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def wait_for_log(self, text: str, *, count: int = 1, timeout_s: float = 30.0) -> None:
+    def wait_for_log(self, text: str, *, count: int = 1, timeout_s: float | None = None) -> None:
         """Returns once `text` stands in the log `count` times. Raises LabError with the log."""
         try:
             wait_until(

@@ -61,7 +61,7 @@ class Sink(Closing):
         # A file is empty until its message is complete: smtp-sink writes what is small at once.
         return [_received(text) for text in texts if text]
 
-    def wait_for(self, count: int, *, timeout_s: float = 30.0) -> list[Received]:
+    def wait_for(self, count: int, *, timeout_s: float | None = None) -> list[Received]:
         """The messages, once there are `count`. Raises LabError after `timeout_s`."""
         wait_until(
             lambda: len(self.messages()) >= count, f"{count} messages in the sink", timeout_s=timeout_s

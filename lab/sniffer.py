@@ -72,7 +72,7 @@ class CountingSniffer(Capture):
     ) -> None:
         super().__init__(namespace, interface, syn_filter(port, direction))
 
-    def wait_for(self, count: int, *, timeout_s: float = 30.0) -> None:
+    def wait_for(self, count: int, *, timeout_s: float | None = None) -> None:
         """Returns when so many were counted. Raises LabError after `timeout_s`."""
         wait_until(
             lambda: self.count() >= count,
@@ -118,7 +118,8 @@ class Sniffer(Capture):
         """The pure SYNs among them."""
         return [packet for packet in self.packets() if packet.pure_syn]
 
-    def wait_for(self, count: int, what: Callable[[Packet], bool] = bool, *, timeout_s: float = 30.0) -> None:
+    def wait_for(self, count: int, what: Callable[[Packet], bool] = bool, *,
+                 timeout_s: float | None = None) -> None:
         """Returns when so many recorded packets satisfy `what`. Raises LabError after a time."""
         wait_until(
             lambda: sum(map(what, self.packets())) >= count,

@@ -21,7 +21,7 @@ DAEMONS = {"router": "egressguard", "relay": "egressguard-milter"}
 RELAYS_OWN = ("egressguard-milter", ".venv/bin/egressguard-milter", "postconf", "postfix", "postqueue", "mailq")
 DAEMON = re.compile(r"(\.venv/bin/)?egressguard(-milter)? run\b")
 # What is asked right after a change may be asked before it is there: the daemon looks four times a second.
-LOOKS, SETTLES_S = re.compile(r"(\.venv/bin/)?egressguard(-milter)? (status|hosts|history|plan)\b"), 10.0
+LOOKS, SETTLES_S = re.compile(r"(\.venv/bin/)?egressguard(-milter)? (status|hosts|history|plan)\b"), 60.0
 
 
 class ExampleSite(Closing):

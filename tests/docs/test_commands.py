@@ -130,8 +130,9 @@ WRONG = ["egressguard stauts", "egressguard hosts --wuold-block", "egressguard s
 
 
 @pytest.mark.usefixtures("root")
-def test_a_wrong_command_in_a_document_is_found(tmp_path: Path) -> None:
+def test_a_wrong_command_in_a_document_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mutants: a document with one of them would fail."""
+    monkeypatch.setattr("tests.docs.site.SETTLES_S", 2.0)  # nothing will: it is looked at twice
     with ExampleSite(tmp_path) as site:
         for wrong in WRONG:
             [command] = commands("wrong.md", f"# Title\n\n```sh\n{wrong}\n```\n")

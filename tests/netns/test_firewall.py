@@ -234,7 +234,7 @@ def test_quarantine_closes_the_relay_too_and_cuts_what_is_open(site: Deployment,
     with Sink(site.world.relay):
         talk = site.world.web2.call(socket.create_connection, (address(RELAY, family), 25), 5)
         with talk:
-            talk.settimeout(5)
+            talk.settimeout(60)
             assert talk.recv(100).startswith(b"220")
             say(site, "quarantine", WEB2.ipv4, "--for", "10m", "--reason", "it spams")
             talk.settimeout(1)
@@ -411,7 +411,7 @@ def test_an_own_mta_loses_no_packet_of_its_closing_connections(site: Deployment,
 
 def as_user(host: Namespace, uid: int, destination: str) -> int:
     # The greeting is read, or close() would send a reset; then the socket is an orphan with a FIN to send.
-    program = f"import socket; s = socket.create_connection(({destination!r}, 25), timeout=3); s.recv(99); s.close()"
+    program = f"import socket; s = socket.create_connection(({destination!r}, 25), timeout=3); s.settimeout(60); s.recv(99); s.close()"
     return subprocess.run(["nsenter", f"--net={host.path}", "setpriv", f"--reuid={uid}", "--clear-groups",
                            "/usr/bin/python3", "-c", program], check=False, stderr=subprocess.DEVNULL, cwd="/").returncode
 
@@ -467,6 +467,7 @@ def test_what_stands_before_the_rules_is_cut_when_they_come(site: Deployment, fa
     with Sink(site.world.outside):
         talk = site.world.web2.call(socket.create_connection, (SOMEBODY[family], 25), 5)
         with talk:
+            talk.settimeout(60)
             assert talk.recv(100).startswith(b"220")
             site.start_router()
             talk.settimeout(1)

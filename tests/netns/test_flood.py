@@ -14,7 +14,7 @@ from egressguard.core.ruleset import ATTEMPT_MACS, DESTINATIONS, INVENTORY
 from egressguard.core.shards import shard_of
 from lab.deployment import Deployment
 from lab.firewall import RULES, Firewall
-from lab.namespaces import LabError, wait_until
+from lab.namespaces import LabError, impatient, wait_until
 from lab.network import ROUTER_MAC, WEB1, WEB2, World
 from lab.sniffer import CountingSniffer
 from lab.syns import SynSource, Wire, addresses, frames
@@ -118,7 +118,7 @@ def who_may_again_passes_soon(scene: Scene, text: str) -> None:
             scene.send(1)
             return beyond.stop() == 1
 
-    wait_until(passes, "a host that may again to pass", timeout_s=10.0)
+    wait_until(passes, "a host that may again to pass")
 
 
 def a_quarantined_host_is_counted_as_such(scene: Scene, text: str) -> None:
@@ -205,7 +205,7 @@ def test_a_ruleset_is_noticed(scene: Scene, mutant: str) -> None:
     for old, new in edits:
         assert old in text
         text = text.replace(old, new)
-    with pytest.raises((AssertionError, LabError)):
+    with impatient(), pytest.raises((AssertionError, LabError)):
         check(scene, text)
 
 

@@ -110,7 +110,7 @@ def test_an_interface_that_comes_later_is_waited_for(site: Deployment) -> None:
     code, status = site.status()
     assert (code, "the last line waits for lte0" in str(status["findings"])) == (2, True)
     site.world.router.ip("link set wan name lte0")  # as a device that is plugged in: it has that name from now on
-    wait_until(lambda: site.status()[0] == 0, "the last line on lte0", timeout_s=20)
+    wait_until(lambda: site.status()[0] == 0, "the last line on lte0")
     assert thrown_out(site, 4, "lte0") == 0
     assert site.status()[1]["beside"]["netdev"]["devices"] == ["lte0"]
 

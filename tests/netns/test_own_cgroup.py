@@ -91,7 +91,7 @@ def test_a_group_that_is_made_anew_is_looked_up_again(guarded: Deployment, group
         assert connects(guarded, group, 4) == 0
         group.rmdir()
         group.mkdir()
-        wait_until(lambda: connects(guarded, group, 4) == 0, "its new life to be known", timeout_s=20)
+        wait_until(lambda: connects(guarded, group, 4) == 0, "its new life to be known")
     assert "exposure" not in guarded.egressguard("history").stdout
     assert guarded.egressguard("plan").stdout == ""
 

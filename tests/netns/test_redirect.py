@@ -17,7 +17,7 @@ from egressguard.kernel.sets import read_elements
 from lab.deployment import Deployment
 from lab.firewall import RULES
 from lab.mail import Reply, send
-from lab.namespaces import LabError, wait_until
+from lab.namespaces import LabError, impatient, wait_until
 from lab.network import MAILSERVER, RELAY, ROUTER_MAC, SOMEBODY4, SOMEBODY6, WEB1, WEB2
 from lab.sink import Sink
 from lab.sniffer import Sniffer
@@ -49,7 +49,7 @@ def redirected(site: Deployment) -> None:
 
 def mail(site: Deployment, place: str, family: int) -> Reply:
     host = getattr(site.world, place)
-    return send(host, SOMEBODY[family], recipients=["x@example.net"], subject=f"from {place}", timeout_s=3)
+    return send(host, SOMEBODY[family], recipients=["x@example.net"], subject=f"from {place}", timeout_s=60)
 
 
 def destinations(site: Deployment) -> dict[tuple[str, ...], int]:
@@ -161,7 +161,7 @@ def proofs(site: Deployment) -> list[str]:
 
 def refused_politely(host: str) -> int:
     try:
-        smtplib.SMTP(host, timeout=5)
+        smtplib.SMTP(host, timeout=60)
     except smtplib.SMTPConnectError as error:
         return error.smtp_code
     except OSError as error:
@@ -268,5 +268,6 @@ def test_a_ruleset_is_noticed(site: Deployment, request: pytest.FixtureRequest, 
     assert old in text
     (folder / "redirect.nft").write_text(text.replace(old, new))
     site.amend('rules = ""', f'rules = "{folder}"')
-    with pytest.raises((AssertionError, ValueError, LabError)):
-        check(site, *map(request.getfixturevalue, fixtures), 4)
+    given = [request.getfixturevalue(name) for name in fixtures]
+    with impatient(), pytest.raises((AssertionError, ValueError, LabError)):
+        check(site, *given, 4)
