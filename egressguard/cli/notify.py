@@ -20,9 +20,7 @@ from egressguard.core.alerts import Alert, clean, of_test
 from egressguard.core.errors import EgressguardError
 from egressguard.core.settings import Settings
 from egressguard.database import Database
-from egressguard.notify import NotDelivered, deliver
 from egressguard.outbox import Outbox, Waiting
-from egressguard.rehearsal import rehearse
 
 UNDELIVERED = 4
 DELIVERED = {"daemon": "delivered by the daemon",
@@ -59,6 +57,8 @@ def _line(one: Waiting) -> str:
 def _test(config: Path, settings: Settings, *, as_json: bool) -> None:
     if not settings.notify.channels():
         raise EgressguardError("notify: no channel is configured: set mail_to, webhook or command")
+    from egressguard.rehearsal import rehearse  # with HTTP, TLS and mail, which no other command needs
+
     alert = of_test(now_s(), where_of(settings.router))
     by_daemon, _ = heartbeat.read(Path(settings.runtime_directory))
     if by_daemon:
@@ -71,6 +71,8 @@ def _test(config: Path, settings: Settings, *, as_json: bool) -> None:
 
 def _try(channel: str, alert: Alert, settings: Settings) -> str:
     """Why the channel did not deliver the test; empty when it did."""
+    from egressguard.notify import NotDelivered, deliver
+
     try:
         deliver(channel, alert, 0, settings.router, settings.notify)
     except NotDelivered as error:
