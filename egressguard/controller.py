@@ -129,8 +129,8 @@ class Controller:
             if self._enforcement.last_good.fault:
                 faults["last_good"] = self._enforcement.last_good.fault
         faults |= self._enforcement.faults
-        if self._enforcement.uncut:
-            faults["conntrack"] = self._enforcement.uncut
+        if self._enforcement.cutting.uncut:
+            faults["conntrack"] = self._enforcement.cutting.uncut
         sample = None
         with self._noting(faults, "kernel"):
             sample = self._counting.read(now_s, bool(self._judgement.owed))
@@ -206,7 +206,7 @@ class Controller:
 
     def _note(self, wrong: Deviation, by: tuple[Program, ...], times_s: tuple[float, float, float]) -> None:
         """An exposure, in the words of `core.exposure`; it may be recorded later."""
-        exposure = exposure_of(wrong, by, times_s, self._enforcement.last_cut)
+        exposure = exposure_of(wrong, by, times_s, self._enforcement.cutting.last)
         self._news.append(exposure)
         self._exposures.note(exposure, times_s[-1])
 

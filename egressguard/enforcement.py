@@ -9,14 +9,14 @@ from contextlib import suppress
 from time import monotonic, sleep
 
 from egressguard.config import Site
-from egressguard.core import connections, plan, wanted
-from egressguard.core.connections import Connection
+from egressguard.core import plan, wanted
 from egressguard.core.errors import DatabaseError, KernelError
 from egressguard.core.exposure import EVERYTHING, Deviation, joined, loose
 from egressguard.core.orders import Order
 from egressguard.core.plan import Changes
 from egressguard.core.ruleset import LEASED, TABLE
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, Table
+from egressguard.cutting import Cutting
 from egressguard.database import Database
 from egressguard.desired import Desired
 from egressguard.kernel import Kernel, Ruleset, incarnation
@@ -41,9 +41,8 @@ class Enforcement:
 
     `incarnation` names the life of the table that was loaded last; `last_good` is what a boot begins with;
     `faults` says by family why a table beside this one does not stand as it should: the others still do.
-    `right_until_s` is when all was right last, before the last comparison; `last_cut` are the connections
-    that it ended, `uncut` says why some could not be, empty when all were. `standing` are the orders,
-    `order_ended` tells that one of them is over since the last round.
+    `right_until_s` is when all was right last, before the last comparison; `cutting` ends connections after
+    it. `standing` are the orders, `order_ended` tells that one of them is over since the last round.
     """
 
     def __init__(self, site: Site, kernel: Kernel, database: Database, boot: str,
@@ -54,8 +53,7 @@ class Enforcement:
         self.last_good = last_good
         self.kernel, self._database, self._boot = kernel, database, boot
         self.right_until_s = self._good_s = float("-inf")
-        self.uncut = ""
-        self.last_cut: list[Connection] = []
+        self.cutting = Cutting(kernel)
         self.faults: dict[str, str] = {}
         self._beside: dict[str, Enforcement] = {}
         self._expected: Ruleset | None = None
@@ -186,27 +184,8 @@ class Enforcement:
             changes = self.changes(now_s)
             self.kernel.apply(changes)
             self._keep(now_s)
-            self._cut(changes)
+            self.cutting.after(changes, self.site.settings)
         self._each_beside(lambda other: other.apply(now_s) if other.loaded() else None)
-
-    def _cut(self, changes: Changes) -> None:
-        """After a permission was taken away: ends the connections that were made with it.
-
-        The rules refuse their packets already, so a failure is reported and tried again, and stops nothing.
-        """
-        if not (self.uncut or connections.tightens(changes)):
-            return
-        settings = self.site.settings
-        try:
-            leases = self.kernel.leases()
-            self.last_cut = self.kernel.cut(sorted(connections.ports_of(settings)),
-                                            lambda c: connections.refused(c, settings, leases))
-            self.uncut = ""
-        except KernelError as error:
-            self.uncut = f"connections that are refused now were not ended: {error}"
-            return
-        if self.last_cut:
-            log.warning("ended connections=%d first=%s", len(self.last_cut), self.last_cut[0])
 
     def load(self, now_s: float, why: str) -> None:
         """Loads the rules, again if they are loaded, and all that differs, in one transaction.
@@ -250,8 +229,8 @@ class Enforcement:
         self._existing = self._desired.exists()
         self._keep(now_s)
         log.info("loaded rules=%s why=%r", rules, why)
-        self.uncut = self.uncut or "not tried yet"  # what was there before may have let more through
-        self._cut(())
+        self.cutting.owe()  # what was there before may have let more through
+        self.cutting.after((), self.site.settings)
         try:
             self._database.event(now_s, "load", why)
         except DatabaseError as error:
@@ -326,9 +305,8 @@ class Enforcement:
         """Before the first load: what somebody has done to the tables while no daemon ran. `former` is what
         was enforced; without it nobody can say which elements are somebody else's.
         """
-        return joined([wrong for wrong in (
-            self._found(now_s, former), *self._each_beside(lambda other: other._found(now_s, former)))
-            if wrong is not None])
+        return joined([self._found(now_s, former),
+                       *self._each_beside(lambda other: other._found(now_s, former))])
 
     def _found(self, now_s: float, former: Site | None) -> Deviation | None:
         stood = self.last_good.fingerprint(self.table.family) if self.last_good is not None else ""
@@ -360,7 +338,7 @@ class Enforcement:
 
     def ensure(self, now_s: float) -> Deviation | None:
         """The same for this table and those beside it; tells what was wrong, if anything."""
-        wrong = [found for found in (self._ensure(now_s),) if found is not None]
+        wrong = [self._ensure(now_s)]
         if self._unnoticed is not None:
             found, self.right_until_s = self._unnoticed
             wrong, self._unnoticed = [found, *wrong], None
@@ -379,19 +357,19 @@ class Enforcement:
         ordered = numbers != before
         self.order_ended = bool(set(before) - set(numbers))
         if self.order_ended:
-            self.uncut = "not tried yet"  # the kernel ended a permission by itself
+            self.cutting.owe()  # the kernel ended a permission by itself
         if (generation == self._generation and not ordered and not look
                 and now_s - self._compared_s < FULL_COMPARE_S):
             self._good_s = now_s
             return None
-        self.right_until_s, self.last_cut = self._good_s, []
+        self.right_until_s, self.cutting.last = self._good_s, []
         existed, self._existing = self._existing, self._desired.exists()
         ordered |= existed != self._existing
         wrong = self._put_right(now_s)
         if ordered and wrong and wrong.text == ELEMENTS:
             wrong = None
         if look:
-            wrong = joined([found for found in (wrong, self._weed()) if found is not None])
+            wrong = joined([wrong, self._weed()])
             self._looked_at, self._looked_s = generation, now_s
         self._good_s = now_s
         # The number from before the comparison: our own change costs one more comparison, and a change
@@ -435,7 +413,7 @@ class Enforcement:
             log.warning("set elements differed:\n%s", plan.transaction(changes, self.table))
             self.kernel.apply(changes)
             self._keep(now_s)
-        self._cut(changes)
+        self.cutting.after(changes, self.site.settings)
         return Deviation(ELEMENTS, loose(changes)) if changes else None
 
     def _fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """An exposure: a time in which somebody else's change of the rules may have let direct SMTP through."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from egressguard.core.connections import PERMISSIONS, PROHIBITIONS
@@ -18,11 +18,12 @@ class Deviation:
     loose: tuple[str, ...] = ()
 
 
-def joined(deviations: Sequence[Deviation]) -> Deviation | None:
-    """Several tables' deviations as one."""
-    if not deviations:
+def joined(deviations: Iterable[Deviation | None]) -> Deviation | None:
+    """Several deviations as one; None where nothing was wrong."""
+    found = [deviation for deviation in deviations if deviation is not None]
+    if not found:
         return None
-    texts, loose = (d.text for d in deviations), (text for d in deviations for text in d.loose)
+    texts, loose = (d.text for d in found), (text for d in found for text in d.loose)
     return Deviation("; ".join(texts), tuple(dict.fromkeys(loose)))
 
 

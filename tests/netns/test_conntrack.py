@@ -205,8 +205,8 @@ def test_mutant_a_quarantine_that_leaves_connection_tracking_alone_is_noticed(si
     daemon.terminate()
     daemon.wait(30)
     mutant = site.folder / "egressguard-mutant"
-    mutant.write_text(f"#!{sys.executable}\nfrom egressguard.cli import main\nfrom egressguard.enforcement import Enforcement\n"
-                      "Enforcement._cut = lambda self, changes: None\nmain()\n")
+    mutant.write_text(f"#!{sys.executable}\nfrom egressguard.cli import main\nfrom egressguard.cutting import Cutting\n"
+                      "Cutting.after = lambda self, changes, settings: None\nmain()\n")
     mutant.chmod(0o755)
     with closing(Talk(site, "web2", RELAY.ipv4)):
         assert cut_after_s(site, str(mutant)) > 1.0
