@@ -11,6 +11,7 @@ from egressguard.core.hosts import Host
 from egressguard.core.tables import Table
 from egressguard.database import Database, changed
 from egressguard.enforcement import Enforcement
+from egressguard.upkeep import Upkeep
 
 
 class Beside:
@@ -54,14 +55,14 @@ class _Counts:
         self._table, self._database = table, database
         self._totals: Totals | None = None
 
-    def attempts(self, enforcement: Enforcement, now_s: float) -> Mapping[Host, Attempts]:
-        if enforcement.incarnation != self.incarnation:
-            self.baseline = self.saved = self._database.baseline(enforcement.incarnation, self._table.family)
-            self.incarnation, self._totals = enforcement.incarnation, None
-        totals = enforcement.kernel.totals()
+    def attempts(self, kept: Upkeep, now_s: float) -> Mapping[Host, Attempts]:
+        if kept.incarnation != self.incarnation:
+            self.baseline = self.saved = self._database.baseline(kept.incarnation, self._table.family)
+            self.incarnation, self._totals = kept.incarnation, None
+        totals = kept.kernel.totals()
         if totals == self._totals:
             return {}
-        sample = enforcement.kernel.sample(now_s)
+        sample = kept.kernel.sample(now_s)
         self._totals = totals  # read before the elements: what came later makes the next round look again
         found = attempts.between(self.baseline, sample)
         self.baseline = attempts.advance(self.baseline, sample)

@@ -100,7 +100,7 @@ class Controller:
             with self._noting({}, "database"):
                 self._note(wrong, (), (seen_s, now_s, now_s))
         self._exposures.start()
-        self._counting.start(self._enforcement.incarnation)
+        self._counting.start(self._enforcement.router.incarnation)
         self._judgement.start(now_s)
         self._judged = self._following.former or self._settings
         self._signalling.start(self._settings.router, now_s)
@@ -129,8 +129,8 @@ class Controller:
             if self._enforcement.last_good.fault:
                 faults["last_good"] = self._enforcement.last_good.fault
         faults |= self._enforcement.faults
-        if self._enforcement.cutting.uncut:
-            faults["conntrack"] = self._enforcement.cutting.uncut
+        if self._enforcement.router.cutting.uncut:
+            faults["conntrack"] = self._enforcement.router.cutting.uncut
         sample = None
         with self._noting(faults, "kernel"):
             sample = self._counting.read(now_s, bool(self._judgement.owed))
@@ -159,7 +159,7 @@ class Controller:
     def figures(self, pulse: Pulse, alerts_pending: int = 0) -> Figures:
         """What the metrics tell until the next round; nothing is read for it."""
         self._rounds += 1
-        orders = Counter[str](order.kind for order in self._enforcement.standing)
+        orders = Counter[str](order.kind for order in self._enforcement.router.standing)
         states = self._judgement.counts()
         enforcing = self._settings.mode == "enforce" and "rules" not in pulse.faults and not orders["open"]
         return Figures(self._settings, enforcing, self.totals(), states, orders, self._rounds,
@@ -186,11 +186,11 @@ class Controller:
         except EgressguardError:
             self._suspects = [*self._suspects, *culprits()][-SUSPECTS:]  # for the round that repairs it
             raise
-        if self._enforcement.order_ended:
+        if self._enforcement.router.order_ended:
             with self._noting({}, "database"):
                 self._database.keep_orders(now_s)
         suspects, self._suspects = self._suspects, []
-        if self._counting.renew(self._enforcement.incarnation):
+        if self._counting.renew(self._enforcement.router.incarnation):
             self._saved_s = float("-inf")  # what was counted before is nowhere else
         if wrong is None:
             if self._enforcement.looks_later:
@@ -199,14 +199,14 @@ class Controller:
         by = tuple(Program(c.program, c.pid) for c in self._kernel.others([*suspects, *culprits()]))
         end_s = now_s + perf_counter() - began
         if wrong.loose:
-            self._note(wrong, by, (max(self._enforcement.right_until_s, 0.0), now_s, end_s))
+            self._note(wrong, by, (max(self._enforcement.router.right_until_s, 0.0), now_s, end_s))
         else:
             self._database.event(now_s, "repair", f"{wrong.text}, by {', '.join(map(str, by)) or 'unknown'}; "
                                  "nothing passed that should not")
 
     def _note(self, wrong: Deviation, by: tuple[Program, ...], times_s: tuple[float, float, float]) -> None:
         """An exposure, in the words of `core.exposure`; it may be recorded later."""
-        exposure = exposure_of(wrong, by, times_s, self._enforcement.cutting.last)
+        exposure = exposure_of(wrong, by, times_s, self._enforcement.router.cutting.last)
         self._news.append(exposure)
         self._exposures.note(exposure, times_s[-1])
 

@@ -31,6 +31,15 @@ class Desired:
         self._kernel, self._database, self._table = kernel, database, table
         self._wanted: tuple[Here, Sets] | None = None
 
+    def adopt(self, site: Site, former: Site | None, ends_s: float) -> None:
+        """Wants `site` from now on; with `former`, on trial until `ends_s`."""
+        self.site, self.former, self.ends_s = site, former, ends_s
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the configuration may be taken back."""
+        return self.former is not None
+
     def differing(self, now_s: float, lost: Collection[str] = ()) -> Changes:
         """What differs in a table that is loaded; sets that are to be made anew are `lost`."""
         have: Sets = {name: NOTHING if name in lost else found for name, found in self._kernel.sets().items()}

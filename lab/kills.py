@@ -38,7 +38,7 @@ def apply_for_ever(sites: Sequence[Site], mark: int, first: str) -> NoReturn:
     kernel, boot = Netfilter(), boot_id()
     enforcement = Enforcement(sites[0], kernel, Database(None, boot), boot)
     for number, site in enumerate(itertools.cycle(sites)):
-        enforcement.site = site
+        enforcement.adopt(site)
         os.write(mark, BEGIN)
         if first:
             nft.apply(first, "the mutant")

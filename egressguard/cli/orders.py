@@ -61,7 +61,7 @@ def in_force(config: Path) -> Iterator[tuple[Site, Database, Enforcement]]:
 def plan_text(config: Path) -> str:
     """What `apply` would do, as the transaction that it would apply."""
     with opened(config) as (_, _, enforcement):
-        return "".join(one.planned(now_s()) for one in [enforcement, *enforcement.beside()])
+        return enforcement.planned(now_s())
 
 
 def give(config: Path, order: Order) -> str:

@@ -209,8 +209,8 @@ def test_an_edit_of_the_tables_beside_while_no_daemon_runs_is_an_exposure_too(si
 
 @pytest.mark.parametrize("harm", list(WHILE_DEAD)[:2])
 def test_mutant_a_start_that_compares_the_routers_elements_alone_is_noticed(site: BridgedDeployment, harm: str) -> None:
-    site.change = ("from egressguard.enforcement import ROUTER, Enforcement as E; f = E._others_elements\n"
-                   "E._others_elements = lambda self, now_s, former: f(self, now_s, former) if self.table is ROUTER else ()")
+    site.change = ("import egressguard.unwatched as u; from egressguard.core.tables import ROUTER; f = u._others_elements\n"
+                   "u._others_elements = lambda kept, now_s, former: f(kept, now_s, former) if kept.table is ROUTER else ()")
     with pytest.raises(AssertionError):
         an_edit_while_no_daemon_runs_is_told(site, harm)
 

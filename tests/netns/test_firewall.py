@@ -455,8 +455,8 @@ def test_a_plan_holds_the_rules_where_the_configuration_changes_them(site: Deplo
 
 
 def test_mutant_a_plan_of_elements_alone_is_noticed(site: Deployment) -> None:
-    site.change = ("from egressguard.enforcement import Enforcement as E; from egressguard.core import plan\n"
-                   "E.planned = lambda self, now_s: plan.transaction(self.changes(now_s), self.table)")
+    site.change = ("from egressguard.loading import Loading as L; from egressguard.core import plan\n"
+                   "L.planned = lambda self, now_s: plan.transaction(self._changes(now_s), self._rules.table)")
     with pytest.raises(AssertionError):
         test_a_plan_holds_the_rules_where_the_configuration_changes_them(site, "permitted_mark = 16", "0x00000010")
 

@@ -141,7 +141,7 @@ def test_mutant_a_daemon_that_looks_at_rules_only_is_noticed(site: Deployment, m
 
 def test_mutant_a_daemon_that_never_looks_into_these_sets_is_noticed(site: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "SOON_S", MUTANT_S)
-    start_changed(site, "from egressguard.enforcement import Enforcement; Enforcement._weed = lambda self: None")
+    start_changed(site, "from egressguard.upkeep import Upkeep; Upkeep._weed = lambda self: None")
     with pytest.raises((AssertionError, LabError)):
         it_is_weeded(site, "flood4")
 

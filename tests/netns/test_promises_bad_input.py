@@ -23,6 +23,7 @@ from egressguard.enforcement import Enforcement
 from egressguard.kernel import Netfilter, Ruleset, nft
 from egressguard.kernel.netlink import Netlink
 from egressguard.kernel.ruleset import read_generation
+from egressguard.upkeep import Upkeep
 from lab.deployment import Deployment, router_config
 from lab.firewall import RULES
 from lab.namespaces import Namespace, wait_until
@@ -96,8 +97,9 @@ def take_over(config: Path, table: Table = ROUTER, *, loads: bool = True) -> tup
         site = read_site(config)
         good = True
         if loads:
-            seam = kernel if table is ROUTER else kernel.beside(table)
-            Enforcement(site, seam, database, boot_id(), table=table).load(now_s(), "a test")
+            enforced = (Enforcement(site, kernel, database, boot_id()) if table is ROUTER else
+                        Upkeep(site, kernel.beside(table), database, boot_id(), table=table))
+            enforced.load(now_s(), "a test")
     except (ConfigError, KernelError) as error:
         return good, str(error)
     finally:

@@ -148,9 +148,9 @@ MUTANTS = {
     "what the files fill": ("r.CONSTANTS = ()", set(mutations.MAP_KINDS) - REMADE),
     "hooks": ("r._hook = lambda *_: ''", {"another policy", "another priority"}),
     "elements": ("D.differing = lambda self, *_: ()", set(mutations.SET_KINDS) - REMADE - {"an element planted"}),
-    "tables beside the router's": ("E.ensure = lambda self, now_s: self._ensure(now_s)", {"a chain flushed", "an element added"}),
+    "tables beside the router's": ("E.ensure = lambda self, now_s: self.router.ensure(now_s)", {"a chain flushed", "an element added"}),
     "how sets are made": ("r.read_declared = lambda netlink: {}", REMADE),
-    "what packets write": ("E._weed = lambda self: None", {"an element planted"}),
+    "what packets write": ("U._weed = lambda self: None", {"an element planted"}),
     "times": ("D._timed = lambda self, changes, *_: changes", {"another time"}),
 }
 
@@ -160,7 +160,7 @@ def test_mutant_a_daemon_that_does_not_look_at(busy: Deployment, blind: str) -> 
     change, kinds = MUTANTS[blind]
     busy.start_router().kill()  # what is loaded at the start is right
     start_changed(busy, "import egressguard.kernel.ruleset as r; from egressguard.enforcement import Enforcement as E; "
-                        f"from egressguard.desired import Desired as D; {change}")
+                        f"from egressguard.desired import Desired as D; from egressguard.upkeep import Upkeep as U; {change}")
     wait_until(lambda: busy.status()[1]["rules_intact"] is not None, "a first round")
     dice = random.Random(1)
     chosen = [edit for edit in mutations.possible(Listing(Reader(busy.world.router)), dice) if edit.kind in kinds]

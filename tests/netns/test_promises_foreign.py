@@ -201,7 +201,7 @@ def test_an_edit_while_no_daemon_runs_is_an_exposure_too(site: Deployment, harm:
 BLIND = {
     "looks at nothing": ("E.found = lambda *_: None", "flush chain inet egressguard egress_forward"),
     "takes any rules for those that stood": ("L.fingerprint = lambda *_: ''", "insert rule inet egressguard egress_forward accept"),
-    "compares no elements": ("E._others_elements = lambda *_: ()", 'add element inet egressguard allow4 { "web" . 198.51.100.12 }'),
+    "compares no elements": ("import egressguard.unwatched as u; u._others_elements = lambda *_: ()", 'add element inet egressguard allow4 { "web" . 198.51.100.12 }'),
     "forgets the leases": ("import egressguard.desired as d; d.Desired.differing_from = lambda self, former, now_s: d.plan.diff("
                            "self._kernel.sets(), d.wanted.elements(self._table, d.Here(former.settings, former.uids)))",
                            "add element inet egressguard opened_family { ipv4 timeout 1h }"),
