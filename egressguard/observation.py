@@ -18,9 +18,9 @@ from egressguard.core.attempts import Sample
 from egressguard.core.documents import Bulletin, Report
 from egressguard.core.errors import DatabaseError, ExchangeError, KernelError
 from egressguard.core.forgery import Macs, crowds
-from egressguard.core.health import Observation, Table
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
+from egressguard.core.observation import Observation, Table
 from egressguard.core.ruleset import TABLE
 from egressguard.core.settings import Settings
 from egressguard.core.tables import BRIDGE, LAST_LINE, ROUTER, TABLES

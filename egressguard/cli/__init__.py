@@ -19,11 +19,13 @@ from egressguard.cli.explain import explain
 from egressguard.cli.folding import folded
 from egressguard.cli.history import history_json, history_text
 from egressguard.cli.host_argument import HOST
+from egressguard.cli.hosts import hosts_json, show_hosts
 from egressguard.cli.init import init
 from egressguard.cli.notify import notify
 from egressguard.cli.options import config_option, json_option
 from egressguard.cli.progress import waiting
 from egressguard.cli.replay import replay_
+from egressguard.cli.status_json import status_json
 from egressguard.cli.tune import tune
 from egressguard.command_line import add_examples, completion, finish
 from egressguard.config import read_site
@@ -92,7 +94,7 @@ def status(watch: bool, config: Path, as_json: bool) -> None:
     seen = observe(read_site(config), config)
     found = findings(seen)
     if as_json:
-        click.echo(status_view.status_json(seen, found))
+        click.echo(status_json(seen, found))
     else:
         status_view.show(seen, found, status_view.terminal())
     sys.exit(health(found))
@@ -115,9 +117,9 @@ def hosts(would_block: bool, config: Path, as_json: bool) -> None:
     seen = observe(read_site(config), config)
     listed = blocked_hosts(seen) if would_block else standings(seen, everyone=True)
     if as_json:
-        click.echo(status_view.hosts_json(seen, listed))
+        click.echo(hosts_json(seen, listed))
     else:
-        status_view.show_hosts(seen, listed, status_view.terminal())
+        show_hosts(seen, listed, status_view.terminal())
 
 
 @cli.command()

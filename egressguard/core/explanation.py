@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from egressguard.core.ages import ago
 from egressguard.core.causes import likeliest
 from egressguard.core.forgery import Forgery
 from egressguard.core.memory import Contribution, destinations_of
@@ -165,11 +166,3 @@ def as_dict(verdict: Verdict | None, found: Explanation | None, now_s: float,
                            "weight": round(c.weight, 3), "samples": list(c.samples)}
                           for c in (found.contributions if found else ())],
     }
-
-
-def ago(seconds: float) -> str:
-    """A time as people say it."""
-    seconds = max(0.0, seconds)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

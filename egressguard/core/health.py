@@ -3,28 +3,18 @@
 The exit code is the worst that is true: 3 not enforcing, 2 degraded, 1 a host is compromised, 0 healthy.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
-from egressguard.core.attempts import Sample, Transit
-from egressguard.core.canary import Fate, Run
-from egressguard.core.documents import Report
-from egressguard.core.forgery import Forgery, Macs, crowds, forgeries
-from egressguard.core.hosts import Host
-from egressguard.core.leases import Leases as SignalLeases
-from egressguard.core.plan import Changes, too_loose
-from egressguard.core.ruleset import (
-    ALL_FAMILIES,
-    SMTP_PORTS,
-    Leases,
-    Sets,
-)
-from egressguard.core.settings import Settings
-from egressguard.core.tables import LAST_LINE, ROUTER
-from egressguard.core.tables import Table as Kind
-from egressguard.core.verdict import State, Verdict
+from egressguard.core.canary import Fate
+from egressguard.core.forgery import Forgery, crowds, forgeries
+from egressguard.core.mode import gaps, opened_s
+from egressguard.core.observation import Observation, Table
+from egressguard.core.plan import too_loose
+from egressguard.core.ruleset import ALL_FAMILIES
+from egressguard.core.tables import LAST_LINE
+from egressguard.core.verdict import State
 
 
 class Health(IntEnum):
@@ -36,61 +26,8 @@ class Health(IntEnum):
     NOT_ENFORCING = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What the kernel holds; `intact` compares the rules with the ones that the daemon loaded, None when
-    nobody knows these. `counted` are SYNs to ports that are only counted. `kind` tells which of our tables it
-    is; the last line's stands on `devices`.
-    """
-
-    chains: frozenset[str]
-    hooks: dict[str, str]
-    dormant: bool
-    intact: bool | None
-    changes: Changes
-    sets: Sets
-    sample: Sample
-    leases: Leases = field(default_factory=dict)
-    sender_macs: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    counted: Mapping[Host, int] = field(default_factory=dict)
-    kind: Kind = ROUTER
-    devices: frozenset[str] = frozenset()
-    transit: Mapping[str, Transit] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """Everything `status` shows, read at `now_s`; times are monotonic seconds.
-
-    `table` is None when it does not exist. `round_at_s` is the daemon's last round, `faults` what failed
-    in it or in this reading, by part; `beside` are the other tables that are configured, by family;
-    `canary` is the running daemon's last one; `trial_left_s` is how long the configuration in force is still
-    on trial, 0 when it is not; `neighbours` are the MACs that the neighbour table has for addresses;
-    `gateways` are those of other routers, read when there is somebody who may be one;
-    `exposures` are the newest ones of this boot, as history has them. `fallback` tells that the built-in
-    block of port 25 stands, which a boot loads when the rules cannot be.
-    """
-
-    now_s: float
-    settings: Settings
-    table: Table | None
-    interfaces: frozenset[str]
-    daemon_runs: bool
-    round_at_s: float | None
-    verdicts: dict[Host, Verdict]
-    reports: SignalLeases[Report]
-    faults: dict[str, str] = field(default_factory=dict)
-    canary: Run | None = None
-    beside: Mapping[str, Table | None] = field(default_factory=dict)
-    trial_left_s: float = 0.0
-    neighbours: Macs = field(default_factory=dict)
-    gateways: frozenset[str] | None = None
-    exposures: tuple[Mapping[str, Any], ...] = ()
-    fallback: bool = False
-
-    def tables(self) -> list[Table]:
-        """Every table of ours that is in the kernel."""
-        return [table for table in (self.table, *self.beside.values()) if table is not None]
+WORDS = {Health.HEALTHY: "healthy", Health.COMPROMISED: "a host is compromised",
+         Health.DEGRADED: "degraded", Health.NOT_ENFORCING: "NOT ENFORCING"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,50 +58,11 @@ def health(found: list[Finding]) -> Health:
     return max((finding.health for finding in found), default=Health.HEALTHY)
 
 
-def enforces(table: Table | None) -> bool:
-    """Whether the kernel refuses direct SMTP now. What cannot be known is not claimed."""
-    return (table is not None and table.intact is True and not list(_gaps(table))
-            and not table.sets.get("observed_family") and not opened_s(table))
-
-
-def enforces_everywhere(seen: Observation) -> bool:
-    """The same for what is routed and for what is bridged."""
-    return enforces(seen.table) and all(
-        enforces(table) for family, table in seen.beside.items() if family != LAST_LINE.family)
-
-
-def leaks(seen: Observation) -> bool:
-    """Whether the last canary got out: whatever the rules look like, they do not stand on the path."""
-    return seen.canary is not None and bool(seen.canary.having(Fate.LEAKED))
-
-
-def opened_s(table: Table) -> float:
-    """For how many seconds port 25 is still open by an operator's order; 0 when it is not."""
-    return max(table.leases.get("opened_family", {}).values(), default=0.0)
-
-
-def _gaps(table: Table) -> Iterator[str]:
-    version = table.kind.version_chain
-    if version not in table.chains:
-        yield f"the table in the kernel is another version's (no chain {version})"
-    if table.dormant:
-        yield "the table is dormant: its hooks are switched off"
-    for name in ("smtp_ports", "blocked_ports"):
-        if name in table.sets and not table.sets[name] >= SMTP_PORTS:
-            yield f"set {name} does not hold port 25"
-    if table.intact is False:
-        yield "the rules in the kernel are not those of the rules file: what they let through is unknown"
-    loose = too_loose(table.changes)
-    if loose:
-        yield (f"more is let through than the configuration says: {', '.join(loose)} differ "
-               "(`egressguard plan` shows how)")
-
-
 def _enforcement(seen: Observation) -> Iterator[Finding]:
     if seen.table is None:
         yield Finding(Health.NOT_ENFORCING, FALLBACK_ALONE if seen.fallback else NO_TABLE)
         return
-    for gap in _gaps(seen.table):
+    for gap in gaps(seen.table):
         yield Finding(Health.NOT_ENFORCING, gap)
     for family, table in seen.beside.items():
         yield from _beside(family, table, seen)
@@ -187,7 +85,7 @@ def _beside(family: str, table: Table | None, seen: Observation) -> Iterator[Fin
         if family != LAST_LINE.family or set(missing) < set(seen.settings.last_line.interfaces):
             yield Finding(worst, f"table {family} egressguard is not in the kernel: start egressguard")
         return
-    for gap in _gaps(table):
+    for gap in gaps(table):
         yield Finding(worst, f"table {family} egressguard: {gap}")
     if family == LAST_LINE.family:
         for name in sorted(set(seen.settings.last_line.interfaces) - table.devices - set(missing)):

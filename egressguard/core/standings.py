@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from egressguard.core.health import Observation, attempts_forged
+from egressguard.core.health import attempts_forged
 from egressguard.core.hosts import Host, host_of
+from egressguard.core.observation import Observation
 from egressguard.core.orders import address_of
 from egressguard.core.verdict import State, Tier, Verdict
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from egressguard.cli.status import show, status_json
+from egressguard.cli.status import show
+from egressguard.cli.status_json import status_json
 from egressguard.config import read_site
 from egressguard.core.attempts import Sample, Totals
 from egressguard.core.documents import Client, Origin, Report
-from egressguard.core.health import Observation, Table, findings
+from egressguard.core.health import findings
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
+from egressguard.core.observation import Observation, Table
 from egressguard.core.policy import desired
 from egressguard.core.ruleset import VERSION_CHAIN
 from egressguard.core.verdict import State, Tier, Verdict

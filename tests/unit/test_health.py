@@ -5,13 +5,14 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from egressguard.cli.status import mode_of
 from egressguard.core.attempts import Sample, Totals
 from egressguard.core.canary import Fate, Flight, Run
 from egressguard.core.documents import Client, Origin, Report
-from egressguard.core.health import Health, Observation, Table, enforces, findings, health
+from egressguard.core.health import Health, findings, health
 from egressguard.core.hosts import Host
 from egressguard.core.leases import Lease
+from egressguard.core.mode import enforces, mode_of
+from egressguard.core.observation import Observation, Table
 from egressguard.core.plan import Change
 from egressguard.core.policy import desired
 from egressguard.core.ruleset import VERSION_CHAIN
