@@ -108,6 +108,19 @@ class Loading:
         if self._rules.owned_elsewhere():
             _await_owner(self._rules.table, lambda at_s: not self._changes(at_s), now_s)
             return None
+        return self.put_right(now_s)
+
+    def put_right(self, now_s: float) -> Changes:
+        """Applies what differs; which changes that were.
+
+        The daemon and a command may do the same at one instant, as a command's change of the router's table
+        wakes the daemon: then the later one's differences are gone, and it looks again.
+        """
+        for _ in range(LOOKS_AGAIN):
+            changes = self._changes(now_s)
+            with suppress(KernelError):
+                self._kernel.apply(changes)
+                return changes
         changes = self._changes(now_s)
         self._kernel.apply(changes)
         return changes

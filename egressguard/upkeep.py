@@ -196,10 +196,9 @@ class Upkeep:
         return None
 
     def _put_elements_right(self, now_s: float) -> Deviation | None:
-        changes = self.desired.differing(now_s)
+        changes = self.desired.differing(now_s) and self.loading.put_right(now_s)
         if changes:
             log.warning("set elements differed:\n%s", plan.transaction(changes, self.table))
-            self.kernel.apply(changes)
             self._keep(now_s)
         self._cut(changes)
         return Deviation(ELEMENTS, loose(changes)) if changes else None

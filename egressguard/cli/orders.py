@@ -16,7 +16,7 @@ from egressguard.boot import boot_id, now_s
 from egressguard.config import Site, read_site
 from egressguard.configurations import Configurations
 from egressguard.core import detection, orders
-from egressguard.core.errors import EgressguardError, ExchangeError, KernelError
+from egressguard.core.errors import EgressguardError, ExchangeError
 from egressguard.core.hosts import Host, canonical_address, host_of
 from egressguard.core.orders import Order
 from egressguard.core.settings import Settings
@@ -121,14 +121,7 @@ def _carry_out(enforcement: Enforcement) -> None:
     if not enforcement.loaded():
         raise EgressguardError("the order is written down, but the rules are not loaded: start egressguard, "
                                "which carries it out")
-    for last in (False, False, True):
-        try:
-            enforcement.apply(now_s())
-            break
-        except KernelError:
-            # The daemon reads the same order, and may have removed an element since we looked: look again.
-            if last:
-                raise
+    enforcement.apply(now_s())
     raise_faults(enforcement)
 
 
