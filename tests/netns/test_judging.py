@@ -74,7 +74,7 @@ def test_a_release_outlives_a_sigkill_and_a_new_table_as_after_a_reboot(site: De
 
     def counted() -> int:
         return int(json.loads(site.egressguard("explain", "web2", "--json").stdout)["attempts"])
-    wait_until(lambda: counted() >= 24, "the attempts", timeout_s=30)  # a slow machine repeats a SYN: that is one more
+    wait_until(lambda: counted() >= 24, "the attempts")  # a slow machine repeats a SYN: that is one more
     assert verdict(site) == "clean"
     for n in range(8):
         assert not site.world.web2.call(connects, f"203.0.113.{200 + n}")
@@ -92,13 +92,13 @@ def test_a_bot_on_a_host_that_mails_is_limited_while_it_is_not_known_to_be_one(
 
     def tier() -> str:
         return str(site.status()[1]["hosts"][WEB2.ipv4]["tier"])
-    wait_until(lambda: tier() == "tightened", "the limit at the relay", timeout_s=30)
+    wait_until(lambda: tier() == "tightened", "the limit at the relay")
     standing = site.status()[1]["hosts"][WEB2.ipv4]
     assert (standing["verdict"], verdict(site)) == ("clean", "clean")
     wait_until(lambda: "a spambot, or a mail server that has lost its way" in site.egressguard("explain", "web2").stdout,
-               "what explain reads", timeout_s=30)
+               "what explain reads")
     assert site.egressguard("release", "web2", "--reason", "a test of ours").returncode == 0
-    wait_until(lambda: tier() == "normal", "the base limit", timeout_s=30)
+    wait_until(lambda: tier() == "normal", "the base limit")
 
 
 def kept(site: Deployment) -> list[Volume]:

@@ -189,5 +189,5 @@ def test_a_mac_that_changes_is_known_soon_and_nothing_foreign_passes_meanwhile(s
         assert site.world.relay.call(outcome, SOMEBODY[family]) == 0
         site.world.router.ip("link set wan address 00:00:5e:00:53:ef")
         site.world.outside.ip(*(f"neighbour replace {address} dev eth0 lladdr 00:00:5e:00:53:ef" for address in OURS.values()))
-        wait_until(lambda: site.world.relay.call(outcome, SOMEBODY[family], 25, 1.0) == 0, "the new MAC", timeout_s=30)
+        wait_until(lambda: site.world.relay.call(outcome, SOMEBODY[family], 25, 1.0) == 0, "the new MAC")
     assert site.egressguard("plan").stdout == ""
