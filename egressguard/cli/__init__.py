@@ -114,8 +114,9 @@ def hosts(would_block: bool, config: Path, as_json: bool) -> None:
     """
     from egressguard.observation import observe
 
-    seen = observe(read_site(config), config)
-    listed = blocked_hosts(seen) if would_block else standings(seen, everyone=True)
+    with waiting("looking at every host …"):
+        seen = observe(read_site(config), config)
+        listed = blocked_hosts(seen) if would_block else standings(seen, everyone=True)
     if as_json:
         click.echo(hosts_json(seen, listed))
     else:

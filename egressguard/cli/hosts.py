@@ -23,7 +23,13 @@ def show_hosts(seen: Observation, hosts: list[Standing], console: Console) -> No
 
 def hosts_json(seen: Observation, hosts: list[Standing]) -> str:
     """`hosts` as a JSON object by host."""
-    return json.dumps({host.host: host_json(seen, host) for host in hosts}, indent=1)
+    return json.dumps(as_json(seen, hosts), indent=1)
+
+
+def as_json(seen: Observation, hosts: list[Standing]) -> dict[str, Any]:
+    """`hosts` for machines."""
+    names = seen.settings.names()  # once: there may be a hundred thousand
+    return {host.host: {"name": names.get(host.host), **_host_json(seen, host)} for host in hosts}
 
 
 def host_grid(seen: Observation, hosts: list[Standing]) -> Grid:
@@ -48,11 +54,11 @@ def host_grid(seen: Observation, hosts: list[Standing]) -> Grid:
     return grid
 
 
-def host_json(seen: Observation, host: Standing) -> dict[str, Any]:
+def _host_json(seen: Observation, host: Standing) -> dict[str, Any]:
     """One host for machines; ages in seconds."""
     verdict = host.verdict
     return {
-        "name": seen.settings.names().get(host.host), "keys": host.keys,
+        "keys": host.keys,
         "attempts": host.attempts, "counted_only": host.counted, "fan_out": host.fan_out,
         "verdict": host.state,
         "score": round(verdict.score, 2) if verdict else 0.0,

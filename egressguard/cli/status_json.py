@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from egressguard.cli.hosts import host_json
+from egressguard.cli import hosts
 from egressguard.core.health import WORDS, Finding, health
 from egressguard.core.mode import mode_of, observed_groups, orders_carried_out
 from egressguard.core.observation import Observation, Table
@@ -29,7 +29,7 @@ def status_json(seen: Observation, found: list[Finding]) -> str:
         "canary": _canary(seen),
         "relays": {name: {"age_s": seen.age_s(lease.received_s), "fresh": lease.fresh(seen.now_s)}
                    for name, lease in seen.reports.items()},
-        "hosts": {s.host: host_json(seen, s) for s in standings(seen)},
+        "hosts": hosts.as_json(seen, standings(seen)),
     }, indent=1)
 
 
