@@ -6,7 +6,7 @@ import pytest
 
 from tests.relay.running import Relay, Site
 
-pytest.register_assert_rewrite("tests.relay.limits_alike")  # it holds tests, which two files import
+pytest.register_assert_rewrite("tests.relay.limits_alike")  # it holds tests, which two files inherit
 
 
 @pytest.fixture(scope="session")

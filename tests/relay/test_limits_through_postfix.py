@@ -11,18 +11,12 @@ import pytest
 
 from egressguard.core.verdict import State
 from lab.namespaces import wait_until
-from tests.relay.limits_alike import (  # noqa: F401
-    data,
-    greeting,
-    recipients,
-    run,
-    test_connections_at_once_are_refused_with_421_until_one_closes,
-    test_connections_over_the_rate_are_refused_with_421_and_an_open_one_goes_on,
-    test_messages_per_connection_and_a_new_connection_begins_anew,
-    test_recipients_over_time_are_deferred_at_rcpt_and_no_message_ever_gets_554,
-    test_recipients_per_message_over_the_limit_are_deferred_and_the_message_goes_to_the_others,
-)
+from tests.relay.limits_alike import LimitsAlike, data, greeting, recipients, run
 from tests.relay.running import COMMAND, REFUSED_DOMAIN, STRANGER, Milter, Site, send_together
+
+
+class TestLimitsAlike(LimitsAlike):
+    """By Postfix."""
 
 
 def test_a_verdict_shrinks_each_limit_by_its_own_factor(site: Site) -> None:

@@ -10,17 +10,7 @@ from lab.namespaces import Namespace
 from lab.sendmail import Sendmail
 from lab.sink import Sink
 from tests.relay import mtas
-from tests.relay.limits_alike import (  # noqa: F401
-    ADDRESSES,
-    data,
-    recipients,
-    run,
-    test_connections_at_once_are_refused_with_421_until_one_closes,
-    test_connections_over_the_rate_are_refused_with_421_and_an_open_one_goes_on,
-    test_messages_per_connection_and_a_new_connection_begins_anew,
-    test_recipients_over_time_are_deferred_at_rcpt_and_no_message_ever_gets_554,
-    test_recipients_per_message_over_the_limit_are_deferred_and_the_message_goes_to_the_others,
-)
+from tests.relay.limits_alike import ADDRESSES, LimitsAlike, data, run
 from tests.relay.running import MILTER_PORT, REFUSED_DOMAIN, SINK_PORT, Client, Milter, Site, send_together
 
 CLIENTS = ("192.0.2.1", "192.0.2.2", "2001:db8:0:1::1")
@@ -71,6 +61,10 @@ def site(sendmail_relay: SendmailRelay, tmp_path: Path) -> Iterator[Site]:
     site = Site(sendmail_relay, tmp_path)  # type: ignore[arg-type]  # it has what a Site asks for
     yield site
     site.close()
+
+
+class TestLimitsAlike(LimitsAlike):
+    """By sendmail."""
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
